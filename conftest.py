@@ -1,0 +1,39 @@
+"""How `make test` runs the notebooks: nbval takes them cell by cell, here they get the environment of their kernels.
+
+Stands beside the three folders that pytest walks: tests/, solutions/ and notebooks/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from labkit import course
+
+LEARNERS_STEPS = "8"  # answers are empty in a learner's copy: a training there only has to run, not to learn
+spent: Counter[str] = Counter()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item):
+    """A notebook's kernel starts with its first cell; it gets the environment that `labkit course` would give it."""
+    if item.path.suffix != ".ipynb":
+        return (yield)
+    settings = {"LABKIT_STEPS": LEARNERS_STEPS} if item.path.parent.name == "notebooks" else {}
+    scratch = Path(item.config._tmp_path_factory.getbasetemp())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in course.kernel_environment(scratch, **course.OFFLINE | settings).items():
+            patch.setenv(name, value)
+        return (yield)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    spent[report.nodeid.split("/")[0]] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    parts = " · ".join(f"{part} {seconds:.0f} s" for part, seconds in spent.items() if os.path.isdir(part))
+    terminalreporter.write_line(f"time: {parts}")

@@ -1,0 +1,322 @@
+"""Trains tiny-base from nothing: `make base`, at most two hours on 2 cores, resumable at any moment.
+
+Each step's batch is made anew from (seed, step), so a run that is stopped and started again reads what it would have
+read. Every few minutes the weights, the optimizers and the curve are kept in --out; at the end the model is written
+in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import corpus  # noqa: E402
+import induction  # noqa: E402
+import tokenizer as bpe  # noqa: E402
+
+DATA = Path(__file__).resolve().parent.parent
+# What each piece of a document is worth in the loss: what is said matters less than what it is found to be.
+WORTH = {"user": 0.3, "assistant": 1.0, "answer": 4.0, "line": 0.3, "note": 4.0}
+REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--out", type=Path, default=Path("runs/tiny-base"), help="where a run is kept and resumed from")
+    p.add_argument("--ship", type=Path, default=DATA / "tiny-base", help="where the finished model is written")
+    p.add_argument("--minutes", type=float, default=60, help="time for training; the schedule follows the clock's plan")
+    p.add_argument("--steps", type=int, default=0, help="steps instead of minutes")
+    p.add_argument("--hidden", type=int, default=192)
+    p.add_argument("--layers", type=int, default=4)
+    p.add_argument("--heads", type=int, default=3)
+    p.add_argument("--rows", type=int, default=32, help="rows a step")
+    p.add_argument("--length", type=int, default=256, help="tokens a row")
+    p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW; Muon takes three times it")
+    p.add_argument("--seed", type=int, default=0)
+    return p.parse_args(argv)
+
+
+def build(args: argparse.Namespace, vocabulary: int) -> LlamaForCausalLM:
+    """A Llama of the wanted size with freshly drawn weights and the copying heads set."""
+    torch.manual_seed(args.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=args.hidden,
+            intermediate_size=args.hidden * 8 // 3,
+            num_hidden_layers=args.layers,
+            num_attention_heads=args.heads,
+            num_key_value_heads=args.heads,
+            tie_word_embeddings=True,
+            max_position_embeddings=1024,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=3,
+        )
+    )
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.06)
+    induction.set_copying_heads(model, args.seed)
+    return model
+
+
+class Reader:
+    """Batches of token ids and weights, each from (seed, step) alone."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, world: corpus.World, args: argparse.Namespace):
+        self.tokenizer, self.world, self.args = tokenizer, world, args
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and weights, both (rows, length + 1)."""
+        rng = random.Random(f"{self.args.seed}-{step}")
+        repeats = sum(rng.random() < REPEATS for _ in range(self.args.rows))
+        rows, length = self.args.rows - repeats, self.args.length + 1
+        ids: list[int] = []
+        weights: list[float] = []
+        for _, document in corpus.documents(self.world, rng.getrandbits(60)):
+            more, worth = encode(self.tokenizer, document)
+            ids += more
+            weights += worth
+            if len(ids) >= rows * length:
+                break
+        shape = (rows, length)
+        x = torch.tensor(ids[: rows * length]).view(shape)
+        w = torch.tensor(weights[: rows * length]).view(shape)
+        said = torch.tensor([self._repeat(rng, length) for _ in range(repeats)], dtype=torch.long).view(-1, length)
+        return torch.cat([x, said]), torch.cat([w, torch.ones_like(said, dtype=w.dtype)])
+
+    def _repeat(self, rng: random.Random, length: int) -> list[int]:
+        row: list[int] = []
+        while len(row) < length:
+            block = [rng.randrange(4, len(self.tokenizer)) for _ in range(rng.randint(4, 40))]
+            row += block * rng.randint(2, 3)
+        return row[:length]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[list[int], list[float]]:
+    """Token ids of a document and the weight of each in the loss; ends with the end of text."""
+    end = tokenizer.bos_token_id
+    if isinstance(document, str):
+        ids = tokenizer(document, add_special_tokens=False).input_ids + [end]
+        return ids, [1.0] * len(ids)
+    ids, weights = [], []
+    for role, text in document:
+        turn = role in ("user", "assistant", "answer")
+        speaker = "user" if role == "user" else "assistant"
+        head = tokenizer(f"<|im_start|>{speaker}\n", add_special_tokens=False).input_ids if turn else []
+        body = tokenizer(f"{text}<|im_end|>\n" if turn else text, add_special_tokens=False).input_ids
+        ids += head + body
+        weights += [WORTH["user"]] * len(head) + [WORTH[role]] * len(body)
+    return ids + [end], weights + [WORTH["user"]]
+
+
+def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
+    inner = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    ids = {id(p) for p in inner}
+    rest = [p for p in model.parameters() if id(p) not in ids]
+    muon = torch.optim.Muon(inner, lr=3 * rate, weight_decay=0.01, momentum=0.95)
+    adam = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adam]
+
+
+def share_of_peak(progress: float) -> float:
+    """Learning rate over its peak: up in the first hundredth, flat to the middle, straight down to 2 %."""
+    if progress < 0.01:
+        return 0.1 + 0.9 * progress / 0.01
+    return 1.0 if progress < 0.5 else 0.02 + 0.98 * (1 - progress) / 0.5
+
+
+def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, bf16: bool) -> torch.Tensor:
+    """Mean cross-entropy over the next tokens, weighted."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(input_ids=ids[:, :-1]).logits
+    losses = cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+@torch.no_grad()
+def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, float]:
+    """Loss on documents never trained on, and what is copied: codes and names that nobody has met, random repeats."""
+    model.eval()
+    ids, weights = Reader(reader.tokenizer, reader.world, reader.args).batch(-seed)
+    result = {
+        "validation_loss": loss_of(model, ids, weights, False).item(),
+        "repeats": induction.repeat_accuracy(model),
+    }
+    maker = corpus.Maker(reader.world, seed)
+    for name, words, line in (
+        ("moods", corpus.MOOD_WORDS, maker._mood),
+        ("matters", corpus.MATTER_WORDS, maker._matter),
+    ):
+        result[name] = groups_known(model, reader.tokenizer, words, line)
+    for field, question in (("code", "What is the code?"), ("town", "Which town?")):
+        hits, asked = 0, 40
+        for _ in range(asked):
+            fields = {**maker._fields(), "town": maker._invented()}
+            note = "Hello, this is {name}. It is about {code}, a {thing}. I come to {town} on {day}.".format(**fields)
+            prompt = reader.tokenizer.apply_chat_template(
+                [{"role": "user", "content": f"{question}\n\n{note}"}],
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+            )
+            said = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+            hits += fields[field] in reader.tokenizer.decode(said)
+        result[f"copies_{field}"] = hits / asked
+    model.train()
+    return result
+
+
+@torch.no_grad()
+def groups_known(model: LlamaForCausalLM, tokenizer, words: dict[str, list[str]], line, each: int = 12) -> float:
+    """Share of lines for which the first token of a note points to the right group, each group equally likely."""
+    truth = [group for group in words for _ in range(each)]
+    firsts = {g: [tokenizer(" " + w, add_special_tokens=False).input_ids for w in words[g]] for g in words}
+    firsts = {
+        g: [ids[1] if ids[0] == tokenizer.convert_tokens_to_ids("Ġ") else ids[0] for ids in firsts[g]] for g in firsts
+    }
+    scores = []
+    for group in truth:
+        ids = tokenizer(line(group) + " In a word:", return_tensors="pt", add_special_tokens=False).input_ids
+        chances = model(input_ids=ids).logits[0, -1].softmax(-1)
+        scores.append([sum(float(chances[i]) for i in firsts[g]) for g in words])
+    scores = torch.tensor(scores)
+    guesses = (scores / scores.mean(0)).argmax(-1).tolist()
+    return sum(list(words)[g] == t for g, t in zip(guesses, truth, strict=True)) / len(truth)
+
+
+def train(args: argparse.Namespace) -> dict:
+    """Train or go on training; returns the facts of the finished run."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    tickets = [json.loads(line)["text"] for line in (DATA / "tickets" / "train.jsonl").open(encoding="utf-8")]
+    world = corpus.World(tickets)
+    folder = args.out / "tokenizer"
+    if not folder.exists():
+        print("learning the tokenizer (about 25 s)", flush=True)
+        texts = []
+        for _, document in corpus.documents(world, args.seed):
+            texts.append(document if isinstance(document, str) else "\n".join(text for _, text in document))
+            if len(texts) == 20_000:
+                break
+        bpe.train(texts).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    reader, model = Reader(tokenizer, world, args), build(args, len(tokenizer))
+    opts, curve, step, spent = optimizers(model, args.rate), [], 0, 0.0
+    kept = args.out / "state.pt"
+    if kept.exists():
+        state = torch.load(kept, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(opts, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        curve, step, spent = state["curve"], state["step"], state["spent"]
+        print(f"going on from step {step}, {spent / 60:.0f} minutes in", flush=True)
+
+    bf16 = bool(torch.cpu._is_avx512_bf16_supported())
+    planned = args.steps or None
+    last_kept = last_probe = clock = time.monotonic()
+    model.train()
+    while True:
+        progress = step / planned if planned else spent / (args.minutes * 60)
+        if progress >= 1:
+            break
+        for optimizer in opts:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share_of_peak(progress)
+        ids, weights = reader.batch(step)
+        loss = loss_of(model, ids, weights, bf16)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in opts:
+            optimizer.step()
+            optimizer.zero_grad()
+        if not math.isfinite(loss.item()):
+            raise SystemExit(f"step {step}: the loss is {loss.item()}; try a lower --rate")
+        step += 1
+        now = time.monotonic()
+        spent, clock = spent + now - clock, now
+        if step % 20 == 0:
+            curve.append({"step": step, "tokens": step * args.rows * args.length, "loss": round(loss.item(), 4)})
+        if now - last_probe > 120 or step == 1:
+            curve.append(
+                {
+                    "step": step,
+                    "tokens": step * args.rows * args.length,
+                    **{k: round(v, 4) for k, v in probe(model, reader).items()},
+                }
+            )
+            last_probe = time.monotonic()
+            print(bar(progress, spent), curve[-1], flush=True)
+        if now - last_kept > 60:
+            keep(kept, model, opts, curve, step, spent)
+            last_kept = now
+    facts = {
+        "steps": step,
+        "tokens": step * args.rows * args.length,
+        "minutes": round(spent / 60, 1),
+        "parameters": model.num_parameters(),
+        **{k: round(v, 4) for k, v in probe(model, reader).items()},
+    }
+    curve.append({"step": step, "tokens": facts["tokens"], **{k: v for k, v in facts.items() if k in curve[0]}})
+    keep(kept, model, opts, curve, step, spent)
+    ship(args, model, tokenizer, curve, facts)
+    print("done:", facts, flush=True)
+    return facts
+
+
+def bar(progress: float, spent: float) -> str:
+    """A progress bar that also reads well in a log."""
+    full = round(20 * progress)
+    return f"[{'#' * full}{'.' * (20 - full)}] {progress:4.0%} {spent / 60:5.1f} min"
+
+
+def keep(path: Path, model: LlamaForCausalLM, opts: list, curve: list, step: int, spent: float) -> None:
+    """Write the state beside the old one, then take its place, so that a kill leaves one whole file."""
+    part = path.with_suffix(".part")
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizers": [o.state_dict() for o in opts],
+            "curve": curve,
+            "step": step,
+            "spent": spent,
+        },
+        part,
+    )
+    os.replace(part, path)
+
+
+def ship(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer, curve: list, facts: dict) -> None:
+    """The finished model in bf16 with its tokenizer, curve and facts."""
+    model.to(torch.bfloat16).eval().save_pretrained(args.ship)
+    tokenizer.save_pretrained(args.ship)
+    (args.ship / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")
+    weights = args.ship / "model.safetensors"
+    facts["bytes"] = weights.stat().st_size
+    facts["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship")}
+    (args.ship / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        train(parse())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last kept step", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,232 @@
+"""The command line: `labkit doctor | fetch | finetune | chat | demo | course | progress | real`.
+
+Top of everything: it reads options, calls one function, prints what came, and turns a LabError into its sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from labkit import __version__
+from labkit.errors import LabError
+
+OK, FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes: done; a lab or a finding failed; a LabError; Ctrl-C
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DEMO = "runs/demo"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words behind `labkit`; None takes them from the process.
+
+    Returns:
+        The exit code: 0; 1 where a lab or a finding of the doctor failed; 2 where the user can mend something, which
+        is said in a sentence on stderr; 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, not a traceback
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    arguments = _parser().parse_args(argv)
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt as stopped:
+        print(f"\nlabkit: {str(stopped) or 'Stopped.'}", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"labkit: {place}cannot be written or read ({error.strerror}). Free some space, or choose another "
+              "folder.", file=sys.stderr)
+        return WRONG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="labkit", epilog="example: labkit finetune my_tickets.csv",
+                                     description="Fine-tune small language models, and see what it gave.")
+    parser.add_argument("--version", action="version", version=f"labkit {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable, help: str, example: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False,
+                                   epilog=f"example: {example}")
+        made.set_defaults(run=run)
+        return made
+
+    command("doctor", _doctor, "say what this machine can do, and one remedy for each thing that is amiss",
+            "labkit doctor")
+    fetch = command("fetch", _fetch, "bring the real base model onto this machine (93 to 270 MB, once)",
+                    "labkit fetch small")
+    fetch.add_argument("profile", nargs="?", default="small", help="which one; small is the only one to fetch ahead")
+    _finetune_options(command("finetune", _finetune, "train on a file, and say how good the result is",
+                              "labkit finetune my_tickets.csv --columns subject,team --model small"))
+    chat = command("chat", _chat, "talk to a model that was fine-tuned here, a line at a time; an empty line ends it",
+                   'labkit chat runs/my_tickets --ask "Where is my parcel?"')
+    chat.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
+    chat.add_argument("--ask", metavar="TEXT", help="ask this one thing, print the answer, and end")
+    command("demo", _demo, "fine-tune the tiny model on the shipped tickets: a table and a picture in a minute",
+            "labkit demo")
+    course = command("course", _course, "run the notebooks without a browser, and say which one failed where",
+                     "labkit course 03")
+    _labs(course)
+    course.add_argument("--solutions", action="store_true", help="run the solved ones instead of the learners' copies")
+    course.add_argument("--build", action="store_true", help="make the notebooks anew from solutions/*.py")
+    progress = command("progress", _progress, "show how far you are with the exercises", "labkit progress 03")
+    progress.add_argument("lab", nargs="?", help="the lab's number; all that you have begun where it is left out")
+    _labs(command("real", _real, "run labs on the real model, and write what they measured to data/measured/",
+                  "labkit real 03"))
+    return parser
+
+
+def _labs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("labs", nargs="*", metavar="LAB", help="name or number; all of them where it is left out")
+
+
+def _finetune_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet with the columns text/label, "
+                        "prompt/completion, input/output, or messages; or the word tickets for the shipped ones")
+    parser.add_argument("--columns", metavar="A,B", help="the two columns to train on, question first")
+    parser.add_argument("--model", help="tiny, small, full, a folder with a model, or a hub id such as owner/name")
+    parser.add_argument("--out", metavar="FOLDER", help="where the result goes; a free name below runs/ by default")
+    parser.add_argument("--steps", type=_count, help="training steps")
+    parser.add_argument("--learning-rate", type=_rate, metavar="RATE", help="peak of the learning rate")
+    parser.add_argument("--rank", type=_count, help="rank of the adapter: how much it can learn")
+    parser.add_argument("--batch-size", type=_count, metavar="ROWS", help="rows a step")
+    parser.add_argument("--max-length", type=_count, metavar="TOKENS", help="longest row, question and answer together")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits and the same adapter")
+    parser.add_argument("--group", metavar="COLUMN", help="rows with the same value there are not parted by the split")
+    parser.add_argument("--test", metavar="FILE", help="rows to test on, in place of a tenth of the first file")
+    parser.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary or reply")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out, counted and named")
+    parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return value
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from labkit.doctor import examine, show
+
+    findings = examine()
+    print(show(findings))
+    return OK if all(finding.ok for finding in findings) else FAILED
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from labkit.fetch import fetch, origin
+
+    folder = fetch(arguments.profile, progress=sys.stderr.isatty())
+    print(f"{folder}\nfrom: {origin(folder)['origin']}")
+    return OK
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    from labkit.job import run_job
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    _show(run_job(**options))
+    return OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from labkit.job import run_job
+
+    _show(run_job("tickets", task="tone", model="tiny", out=DEMO, replace=True))
+    return OK
+
+
+def _show(result) -> None:
+    """The table, what may be said of it, three rows that are still wrong, and where everything lies."""
+    from labkit.tables import Table
+
+    print(result.table, *result.verdicts, sep="\n", end="\n\n")
+    if result.wrong:
+        print("Still wrong, for example:")
+        for row in result.wrong:
+            print(f"  {row['text']}\n    right would be: {row['truth']}\n    it answers:     {row['answer']}")
+        print()
+    lies = [{"in": str(result.folder / name), "is": what} for name, what in (
+        ("report.md", "the report"), ("curve.png", "the picture of the training"), ("adapter", "the adapter"))]
+    print(Table(lies))
+    print(f"\nIt took {result.seconds:.0f} s. Talk to it: labkit chat {result.folder}")
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from labkit.chat import Chat
+
+    chat = Chat(arguments.folder)
+    if not chat.run.finished:
+        print("labkit: this training was stopped before its end, and the answers show it.", file=sys.stderr)
+    if arguments.ask is not None:
+        print(chat.ask(arguments.ask))
+        return OK
+    ask = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            text = input(ask).strip()
+        except EOFError:
+            return OK
+        if not text:
+            return OK
+        print(chat.ask(text), flush=True)
+
+
+def _course(arguments: argparse.Namespace) -> int:
+    from labkit import course
+
+    bars = sys.stdout.isatty()
+    if arguments.build:
+        for file in course.build(arguments.labs, progress=bars):
+            print(f"wrote {file}")
+        return OK
+    return _say(course.run(arguments.labs, folder="solutions" if arguments.solutions else "notebooks", progress=bars))
+
+
+def _real(arguments: argparse.Namespace) -> int:
+    from labkit import course
+
+    return _say(course.real(arguments.labs))
+
+
+def _say(results: list) -> int:
+    for result in results:
+        print(result)
+    return OK if all(result.ok for result in results) else FAILED
+
+
+def _progress(arguments: argparse.Namespace) -> int:
+    from labkit.exercises import progress
+
+    progress(arguments.lab)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""The way of the data: records (`read`) → examples (`template`) → splits (`split`) → encoded batches (`encode`).
+
+The functions that a notebook calls are here by name, so `labkit.data.read` is the function; nothing heavy is loaded.
+"""
+
+from labkit.data.read import BadRow, Form, read, recognise
+from labkit.data.split import label_shares, split
+from labkit.data.template import LABELS, PROMPTS, examples, fill, render, ticket_examples, turns
+
+__all__ = [
+    "LABELS", "PROMPTS", "BadRow", "Form", "examples", "fill", "label_shares", "read", "recognise", "render", "split",
+    "ticket_examples", "turns",
+]

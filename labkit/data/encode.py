@@ -1,0 +1,101 @@
+"""Examples in, token ids out: the prompt masked from the loss, the answer and its end of turn counted.
+
+Third step of the way of the data: `encode` makes rows of `input_ids` and `labels`, `collate` makes batches of rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from labkit.data.template import render
+from labkit.errors import LabError
+from labkit.models import end_of_turn
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> list[int]:
+    """The token ids that the model is given for a prompt, in training and in serving alike.
+
+    The chat template writes all special tokens itself, so the tokenizer must add none (a second BOS, say).
+    """
+    return tokenizer(render(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+    """The token ids of an answer with the end of turn behind it, which the model must learn to say."""
+    return [*tokenizer(completion, add_special_tokens=False)["input_ids"], end_of_turn(tokenizer)]
+
+
+def encode(examples: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Dataset:
+    """Encode examples for training.
+
+    Args:
+        examples: columns `prompt` and `completion`; other columns are kept.
+        tokenizer: with a chat template.
+        max_length: the most tokens a row may have, prompt and completion together; None is no limit.
+
+    Returns:
+        The dataset with `input_ids` and `labels` added, both lists of the same length; `labels` is -100 over the
+        prompt and equals `input_ids` over the completion and the end of turn.
+
+    Raises:
+        LabError: a row is longer than `max_length`; nothing is cut off silently.
+    """
+    end = end_of_turn(tokenizer)
+    prompts = [render(tokenizer, prompt) for prompt in examples["prompt"]]
+    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answered = tokenizer(list(examples["completion"]), add_special_tokens=False)["input_ids"]
+    ids = [a + b + [end] for a, b in zip(asked, answered, strict=True)]
+    labels = [[IGNORED] * len(a) + b + [end] for a, b in zip(asked, answered, strict=True)]
+    if max_length and (long := [i for i, row in enumerate(ids) if len(row) > max_length]):
+        first = long[0]
+        where = f"line {examples['line'][first]}" if "line" in examples.column_names else f"row {first}"
+        raise LabError(
+            f"prompt and completion have {len(ids[first])} tokens",
+            where=where,
+            expected=f"at most {max_length} ({len(long)} of {len(ids)} rows are longer)",
+            todo="Shorten those rows, or raise the limit with --max-length if the model takes more",
+        )
+    keep = [name for name in examples.column_names if name not in ("input_ids", "labels")]
+    return examples.select_columns(keep).add_column("input_ids", ids).add_column("labels", labels)
+
+
+def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad rows on the right to one length.
+
+    The attention mask comes from the lengths, never from the pad id: where pad is the end of turn (as in SmolLM2),
+    masking by id would hide the end of turn and the model would never learn to stop.
+
+    Args:
+        rows: each with `input_ids` and `labels`.
+        pad_id: what fills `input_ids` behind a row.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, each (batch, longest row).
+    """
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+    batch = {"input_ids": [], "attention_mask": [], "labels": []}
+    for row in rows:
+        n, gap = len(row["input_ids"]), width - len(row["input_ids"])
+        batch["input_ids"].append(list(row["input_ids"]) + [pad_id] * gap)
+        batch["attention_mask"].append([1] * n + [0] * gap)
+        batch["labels"].append(list(row["labels"]) + [IGNORED] * gap)
+    return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills a batch: the pad token, or any other that exists, since the mask hides it."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+
+
+def token_shares(rows: list[dict]) -> list[float]:
+    """For each encoded row, the share of its tokens that count in the loss (0 to 1)."""
+    return [sum(label != IGNORED for label in row["labels"]) / max(1, len(row["labels"])) for row in rows]

@@ -1,0 +1,288 @@
+"""Score a model on held-out rows, beside what costs nothing: the majority class and a bag of words.
+
+Takes examples (`prompt`, `completion`, perhaps `label`) and a model; gives answers and Scores with 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from labkit.data.encode import encode_completion, encode_prompt, pad_id
+from labkit.errors import LabError
+from labkit.models import end_of_turn, quiet
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+CACHE = ("cache", "past_key_values")  # the same thing by its new and its old name (transformers 5)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure between 0 and 1, its 95 % interval, and the number of rows behind it."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    rows: int
+
+    def above(self, other: Score) -> bool:
+        """Whether the intervals do not touch, so that "better than" may be said."""
+        return self.low > other.high
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+
+
+def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, both (batch, longest), with the padding in front so that all prompts end together."""
+    import torch
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    return ids, mask
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position ids (batch, seq) that count from the first real token, whatever the padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def score_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence,
+    labels: Sequence[str],
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Log-likelihood of each label as the whole answer to each prompt, end of turn included.
+
+    The prompt is read once and its key-value cache shared by all labels.
+
+    Args:
+        prompts: n prompts, strings or lists of turns.
+        labels: m possible answers.
+        batch_size: prompts read at once; the result does not depend on it.
+
+    Returns:
+        (n, m) log-likelihoods in nats, on the CPU.
+    """
+    import torch
+
+    answers = [encode_completion(tokenizer, label) for label in labels]
+    asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # rows of a length together: little padding
+    scores = torch.empty(len(asked), len(labels))
+    device, was = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.inference_mode(), quiet():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids, mask = (t.to(device) for t in left_padded([asked[i] for i in rows], pad_id(tokenizer)))
+            read = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
+            )
+            first, cache = (
+                read.logits[:, -1].float().log_softmax(-1),
+                {name: read[name] for name in CACHE if name in read},
+            )
+            for column, answer in enumerate(answers):
+                said = torch.tensor(answer, device=device).expand(len(rows), -1)
+                value = first[:, answer[0]]
+                if len(answer) > 1:
+                    longer = torch.cat([mask, torch.ones_like(said[:, :-1])], dim=1)
+                    more = (
+                        model(
+                            input_ids=said[:, :-1],
+                            attention_mask=longer,
+                            use_cache=True,
+                            **cache,
+                            position_ids=positions(longer)[:, mask.shape[1] :],
+                        )
+                        .logits.float()
+                        .log_softmax(-1)
+                    )
+                    value = value + more.gather(-1, said[:, 1:, None]).squeeze(-1).sum(-1)
+                    next(iter(cache.values())).crop(1 - len(answer))  # forget this label, keep the prompt
+                scores[rows, column] = value.cpu()
+    model.train(was)
+    return scores
+
+
+def classify(model, tokenizer, prompts: Sequence, labels: Sequence[str], batch_size: int = 64) -> list[str]:
+    """The likeliest label for each prompt; arguments as in `score_labels`."""
+    return [labels[i] for i in score_labels(model, tokenizer, prompts, labels, batch_size).argmax(-1).tolist()]
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence,
+    max_new_tokens: int = 96,
+    batch_size: int = 32,
+) -> list[str]:
+    """Greedy answers to prompts, up to the end of turn or `max_new_tokens`."""
+    import torch
+
+    asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
+    device, was = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.inference_mode(), quiet():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids, mask = (t.to(device) for t in left_padded([asked[i] for i in rows], pad_id(tokenizer)))
+            said = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=pad_id(tokenizer),
+                temperature=None,
+                top_p=None,
+                top_k=None,
+            )
+            for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
+                answer = answer[: answer.index(end)] if end in answer else answer
+                answers[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
+    model.train(was)
+    return [answers[i] for i in range(len(asked))]
+
+
+# -- figures and their doubt ---------------------------------------------------------------------------------------
+
+
+def interval(
+    values: Sequence[float], groups: Sequence | None = None, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a mean: Wilson's for yes/no rows, a bootstrap over groups where rows come in groups.
+
+    Tickets of one family are nearly the same ticket: six right answers on one frame are one piece of evidence, so
+    whole groups are drawn, not rows.
+
+    Args:
+        values: one number a row, 0 to 1.
+        groups: the group of each row; None when rows are independent.
+    """
+    x = np.asarray(values, float)
+    if not len(x):
+        raise LabError("no rows to score", expected="at least one")
+    if groups is None and set(np.unique(x)) <= {0.0, 1.0}:
+        n, p, z = len(x), x.mean(), 1.959964
+        middle, half = (
+            (p + z * z / (2 * n)) / (1 + z * z / n),
+            z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
+        )
+        return max(0.0, middle - half), min(1.0, middle + half)
+    keys = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums, sizes = np.bincount(keys, x), np.bincount(keys)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def mean_score(metric: str, values: Sequence[float], groups: Sequence | None = None) -> Score:
+    """The mean of one figure a row, with its interval."""
+    low, high = interval(values, groups)
+    return Score(metric, float(np.mean(values)), low, high, len(values))
+
+
+def accuracy(truth: Sequence[str], said: Sequence[str], groups: Sequence | None = None) -> Score:
+    """Share of rows whose answer is the right one."""
+    return mean_score("accuracy", [float(a == b) for a, b in zip(truth, said, strict=True)], groups)
+
+
+def macro_f1(
+    truth: Sequence[str], said: Sequence[str], groups: Sequence | None = None, draws: int = 500, seed: int = 0
+) -> Score:
+    """Mean F1 over the classes of `truth`, with a bootstrap interval over rows, or over groups."""
+    names = sorted(set(truth))
+    t = np.array([names.index(x) for x in truth])
+    s = np.array([names.index(x) if x in names else len(names) for x in said])
+    keys = np.arange(len(t)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = keys.max() + 1
+    hit, asked, answered = (
+        np.zeros((count, len(names))),
+        np.zeros((count, len(names))),
+        np.zeros((count, len(names) + 1)),
+    )
+    np.add.at(hit, (keys[t == s], t[t == s]), 1)
+    np.add.at(asked, (keys, t), 1)
+    np.add.at(answered, (keys, s), 1)
+
+    def f1(weights: np.ndarray) -> np.ndarray:
+        both = weights @ asked + weights @ answered[:, :-1]
+        return (2 * (weights @ hit) / np.maximum(both, 1)).mean(-1)
+
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    low, high = np.quantile(f1(weights), [0.025, 0.975])
+    return Score("macro-F1", float(f1(np.ones(count))), float(low), float(high), len(t))
+
+
+def per_class(truth: Sequence[str], said: Sequence[str]) -> list[dict]:
+    """Precision, recall and F1 of each class, and how many rows it has."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    names = sorted(set(truth))
+    figures = precision_recall_fscore_support(truth, said, labels=names, zero_division=0)
+    return [
+        {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+        for name, p, r, f, n in zip(names, *figures, strict=True)
+    ]
+
+
+def rouge_l(truth: Sequence[str], said: Sequence[str], groups: Sequence | None = None) -> Score:
+    """Mean ROUGE-L F1 (Lin, 2004) of answers against references, by the package rouge-score."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"])
+    return mean_score(
+        "ROUGE-L", [scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(truth, said, strict=True)], groups
+    )
+
+
+# -- what costs nothing ----------------------------------------------------------------------------------------------
+
+
+def majority(train: Sequence[str], rows: int) -> list[str]:
+    """The commonest answer of the training rows, said every time."""
+    return [Counter(train).most_common(1)[0][0]] * rows
+
+
+def bag_of_words(train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Words and pairs of words, weighted by TF-IDF, into a logistic regression (scikit-learn)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
+    return list(model.fit(list(train_texts), list(train_labels)).predict(list(texts)))
+
+
+def nearest_answer(train_texts: Sequence[str], train_answers: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The answer of the training row with the most similar words: a bag of words for tasks without classes."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    known, asked = words.fit_transform(list(train_texts)), words.transform(list(texts))
+    return [train_answers[i] for i in np.asarray((asked @ known.T).argmax(axis=1)).ravel()]
+
+
+def groups_of(examples: Dataset) -> list[str] | None:
+    """The `family` of each row where there is one, for intervals that know that rows come in groups."""
+    return list(examples["family"]) if "family" in examples.column_names else None

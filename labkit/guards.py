@@ -1,0 +1,295 @@
+"""Tripwires: named checks for the mistakes that print nothing, each with one sentence and what to do.
+
+`finetune` runs them before and after training. A guard returns what it saw as a Finding, or raises a LabError with
+its name where going on would waste the learner's day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labkit.data.encode import IGNORED, encode_prompt, token_shares
+from labkit.errors import LabError
+from labkit.models import end_of_turn
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a guard saw when it did not have to refuse."""
+
+    guard: str
+    saw: str
+
+
+class Tripped(LabError):
+    """A guard refused; `guard` is its name."""
+
+    def __init__(self, guard: str, what: str, **more: str):
+        super().__init__(what, where=f"tripwire {guard}", **more)
+        self.guard = guard
+
+
+def loss_mask(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Refuses rows in which no token counts in the loss, all do, or only the end of turn does."""
+    shares, end = token_shares(rows), end_of_turn(tokenizer)
+    for i, (row, share) in enumerate(zip(rows, shares, strict=True)):
+        counted = [label for label in row["labels"] if label != IGNORED]
+        if not counted:
+            raise Tripped(
+                "loss_mask",
+                f"row {i}: none of its {len(row['labels'])} tokens counts in the loss, so it teaches nothing",
+                todo="Leave the completion's labels unmasked",
+            )
+        if share == 1:
+            raise Tripped(
+                "loss_mask",
+                f"row {i}: all of its {len(counted)} tokens count in the loss, the prompt too",
+                todo="Set the labels over the prompt to -100; `labkit.data.encode` does",
+            )
+        if set(counted) <= {end}:
+            raise Tripped(
+                "loss_mask",
+                f"row {i}: only the end of turn counts in the loss",
+                expected="an answer before it",
+                todo="Look for empty completions",
+            )
+    return Finding("loss_mask", f"{min(shares):.0%} to {max(shares):.0%} of a row's tokens count in the loss")
+
+
+def end_of_turn_counts(batch: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Refuses a collated batch in which a row's end of turn is masked: the model would never learn to stop.
+
+    The usual cause: pad is the end of turn, and a collator masks every pad.
+    """
+    end = end_of_turn(tokenizer)
+    counted = (batch["labels"] == end).any(dim=1)
+    if not bool(counted.all()):
+        row = int((~counted).nonzero()[0])
+        cause = "; pad is the same token, and the collator masks it" if tokenizer.pad_token_id == end else ""
+        raise Tripped(
+            "end_of_turn",
+            f"row {row} of the batch: the end of turn (id {end}) does not count in the loss{cause}",
+            todo="Mask the padding by length, as `labkit.data.collate` does, or give pad a token of its own",
+        )
+    return Finding("end_of_turn", f"the end of turn (id {end}) counts in all {len(counted)} rows looked at")
+
+
+def same_prompt(rows: list[dict], tokenizer: PreTrainedTokenizerBase, most: int = 10) -> Finding:
+    """Refuses training rows that do not begin with the very tokens that serving will give the model."""
+    for i, row in enumerate(rows[:most]):
+        served = encode_prompt(tokenizer, row["prompt"])
+        asked = next((n for n, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"]))
+        trained = list(row["input_ids"][:asked])
+        if trained != served:
+            at = next(
+                (n for n, (a, b) in enumerate(zip(trained, served, strict=False)) if a != b),
+                min(len(trained), len(served)),
+            )
+            raise Tripped(
+                "same_prompt",
+                f"row {i}: training and serving prompts part at token {at}: "
+                f"{_around(tokenizer, trained, at)} in training, {_around(tokenizer, served, at)} in serving",
+                todo="Render both with `labkit.data.render`; look for a second BOS or a trailing space",
+            )
+    return Finding("same_prompt", f"{min(len(rows), most)} training prompts equal the serving prompts, token by token")
+
+
+def _around(tokenizer, ids: list[int], at: int) -> str:
+    return repr(tokenizer.decode(ids[max(0, at - 1) : at + 3])) if at < len(ids) else "the end"
+
+
+def no_leak(train: Iterable[str], other: Iterable[str], name: str = "validation", near: float = 0.8) -> Finding:
+    """Refuses a split that shares texts with the training rows, letter for letter or nearly (word 4-grams).
+
+    What all texts begin with, such as a question before each ticket, does not count: it would make short texts alike.
+    """
+    train, other = list(train), list(other)
+    same = len(os.path.commonprefix(train + other)) if len(set(train + other)) > 1 else 0
+    train, other = [text[same:] for text in train], [text[same:] for text in other]
+    seen: dict[tuple[str, ...], set[int]] = {}
+    grams = [_grams(text) for text in train]
+    for i, row in enumerate(grams):
+        for gram in row:
+            seen.setdefault(gram, set()).add(i)
+    leaked = []
+    for i, text in enumerate(other):
+        mine = _grams(text)
+        shared: dict[int, int] = {}
+        for gram in mine:
+            for j in seen.get(gram, ()):
+                shared[j] = shared.get(j, 0) + 1
+        best = max(shared, key=lambda j: shared[j] / len(mine | grams[j]), default=None)
+        if best is not None and shared[best] / len(mine | grams[best]) >= near:
+            leaked.append((i, best))
+    if leaked:
+        i, j = leaked[0]
+        raise Tripped(
+            "no_leak",
+            f"{len(leaked)} of {len(other)} {name} rows stand in the training rows too: "
+            f"{name} row {i} is training row {j}",
+            todo="Split by group, or drop the doubles first",
+        )
+    return Finding("no_leak", f"none of {len(other)} {name} rows is a training row or nearly one")
+
+
+def alike(texts: Sequence[str], also: Sequence | None = None, near: float = 0.8) -> list[int]:
+    """A group number for each text; nearly equal ones (as `no_leak` has it) share it, so a split can keep them
+    together.
+
+    Args:
+        texts: n texts.
+        also: groups that are known already, one a text; they are joined with what is found.
+        near: shared part of the word 4-grams (Jaccard) from which on two texts are nearly equal.
+
+    Returns:
+        n numbers. Only the rarest grams of a text are compared: two sets that share `near` of all must meet there
+        (the prefix filter of Chaudhuri et al., 2006), so a long boilerplate costs nothing.
+    """
+    same = len(os.path.commonprefix(list(texts))) if len(set(texts)) > 1 else 0
+    grams = [frozenset(_grams(text[same:])) for text in texts]
+    often = Counter(gram for row in grams for gram in row)
+    home = list(range(len(grams)))
+
+    def root(i: int) -> int:
+        while home[i] != i:
+            home[i] = home[home[i]]
+            i = home[i]
+        return i
+
+    def join(i: int, j: int) -> None:
+        i, j = root(i), root(j)
+        home[max(i, j)] = min(i, j)
+
+    equal: dict[object, int] = {}
+    index: dict[tuple[str, ...], list[int]] = {}
+    for i, row in enumerate(grams):
+        if also is not None:
+            join(equal.setdefault(("group", also[i]), i), i)
+        if (first := equal.setdefault(row, i)) != i:
+            join(first, i)
+            continue
+        rare = sorted(row, key=lambda gram: (often[gram], gram))[: len(row) - math.ceil(near * len(row)) + 1]
+        for j in {j for gram in rare for j in index.get(gram, ())}:
+            if len(row & grams[j]) >= near * len(row | grams[j]):
+                join(i, j)
+        for gram in rare:
+            index.setdefault(gram, []).append(i)
+    return [root(i) for i in range(len(grams))]
+
+
+def _grams(text: str, n: int = 4) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
+
+
+def fingerprint(model: torch.nn.Module) -> dict[str, str]:
+    """A hash of every frozen weight, to be compared after training."""
+    return {name: _hash(p) for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def _hash(parameter: torch.Tensor) -> str:
+    import torch
+
+    flat = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.blake2b(flat.numpy(), digest_size=16).hexdigest()
+
+
+def frozen_stayed(model: torch.nn.Module, before: dict[str, str]) -> Finding:
+    """Refuses when a weight moved that was frozen: then another adapter, or the base itself, is not what it was."""
+    after = dict(model.named_parameters())
+    moved = [name for name, value in before.items() if name not in after or _hash(after[name]) != value]
+    if moved:
+        raise Tripped(
+            "frozen_stayed",
+            f"{len(moved)} frozen weights moved, the first is {moved[0]}",
+            todo="Look for code that sets requires_grad, or for a second optimizer",
+        )
+    return Finding("frozen_stayed", f"all {len(before)} frozen weights are bit for bit what they were")
+
+
+def adapter_moved(model: torch.nn.Module) -> Finding:
+    """Refuses an adapter that trained nothing: every B is still zero, so the model answers as its base."""
+    from labkit.adapters import matrices
+
+    pairs = matrices(model)
+    still = [name for name, (_, b) in pairs.items() if not b.any()]
+    if pairs and len(still) == len(pairs):
+        raise Tripped(
+            "adapter_moved",
+            f"B is zero in all {len(pairs)} adapted modules: the adapter does nothing",
+            todo="See that its parameters require gradients and that the learning rate is not 0",
+        )
+    return Finding("adapter_moved", f"B differs from zero in {len(pairs) - len(still)} of {len(pairs)} adapted modules")
+
+
+def reload_agrees(before: torch.Tensor, after: torch.Tensor, tolerance: float = 1e-3) -> Finding:
+    """Refuses when logits after save and reload differ: the adapter was dropped, or its names did not match.
+
+    Args:
+        before, after: logits of the same rows, any equal shape, of the model in memory and of the one on disk.
+    """
+    gap = float((before.float() - after.float()).abs().max())
+    if not gap <= tolerance:
+        raise Tripped(
+            "reload_agrees",
+            f"the model read back from disk answers otherwise: logits differ by {gap:.3g}",
+            expected=f"at most {tolerance:g}",
+            todo="Load the adapter on the base it was trained on, and look for missing keys in its file",
+        )
+    return Finding("reload_agrees", f"read back from disk, logits differ by at most {gap:.1g}")
+
+
+def batch_parity(
+    score: Callable[[int], torch.Tensor], sizes: tuple[int, int] = (1, 8), tolerance: float = 1e-2
+) -> Finding:
+    """Refuses when a score depends on the batch it was computed in.
+
+    Args:
+        score: batch size to log-likelihoods, any shape; called once for each of `sizes`.
+        sizes: two batch sizes.
+        tolerance: in nats.
+    """
+    one, many = score(sizes[0]), score(sizes[1])
+    gap = float((one - many).abs().max())
+    if not gap <= tolerance:
+        raise Tripped(
+            "batch_parity",
+            f"scores at batch {sizes[0]} and {sizes[1]} differ by {gap:.3g} nats",
+            expected=f"at most {tolerance:g}",
+            todo="Mask the padding, give positions that skip it, and turn dropout off",
+        )
+    return Finding("batch_parity", f"scores at batch {sizes[0]} and {sizes[1]} differ by at most {gap:.1g} nats")
+
+
+def finite(step: int, loss: float, learning_rate: float) -> None:
+    """Refuses to go on after a loss that is not a number."""
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise Tripped(
+            "finite_loss",
+            f"step {step}: the loss is {loss} at learning rate {learning_rate:.2g}",
+            todo=f"Try a learning rate of {learning_rate / 10:.1g}, and clip gradients at 1",
+        )
+
+
+def logits_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits (batch, seq, vocabulary) in evaluation mode, fp32, wherever the model lives."""
+    import torch
+
+    was = model.training
+    model.eval()
+    with torch.no_grad():
+        device = next(model.parameters()).device
+        out = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"}).logits.float().cpu()
+    model.train(was)
+    return out

@@ -1,0 +1,99 @@
+"""Figures that were really measured: a lab notes what it found, `make real` keeps it, the lab shows it as a table.
+
+No such number is typed by hand. A record says on which machine, with which versions and which weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from labkit import profiles
+from labkit.errors import LabError
+from labkit.tables import Table
+
+FOLDER = profiles.COURSE / "data" / "measured"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "onnxruntime-genai")
+
+_noted: dict[str, dict] = {}
+
+
+def note(lab: str, **figures) -> None:
+    """Remember figures of a lab: numbers, strings, or Scores. With LABKIT_RECORD set, write them there too."""
+    mine = _noted.setdefault(lab, {})
+    mine.update({name: _plain(value) for name, value in figures.items()})
+    if target := os.environ.get("LABKIT_RECORD"):
+        _write(Path(target), mine)
+
+
+def _plain(value):
+    if hasattr(value, "low") and hasattr(value, "high"):
+        return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _write(path: Path, figures: dict) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    record = {
+        "figures": figures,
+        "profile": profiles.current().name,
+        "model": profiles.current().model,
+        "origin": origin(),
+        "machine": profiles.machine(),
+        "versions": versions,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def origin() -> str:
+    """Where the current profile's weights come from, in words."""
+    if profiles.current().name != "small":
+        return profiles.current().origin
+    from labkit import fetch, models
+
+    return str((fetch.origin(models.small_home()) or {}).get("origin", "unknown"))
+
+
+def record(lab: str) -> dict:
+    """What `make real` measured for a lab.
+
+    Raises:
+        LabError: nothing was recorded yet.
+    """
+    file = FOLDER / f"{lab}.json"
+    if not file.is_file():
+        raise LabError(
+            "no figures on the real model were recorded yet",
+            where=f"data/measured/{lab}.json",
+            todo="Run `make real` once; it takes some minutes",
+        )
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def beside(lab: str) -> Table:
+    """The learner's own figures of this lab beside the recorded ones of the real model."""
+    kept = record(lab)
+    mine = _noted.get(lab, {})
+    names = list(dict.fromkeys([*kept["figures"], *mine]))
+    here = f"here ({profiles.current().name})"
+    there = f"{kept['model'].split('/')[-1]} (recorded)"
+    machine = kept["machine"]
+    caption = (
+        f"Recorded on {machine['cores']} cores of {machine['processor']}, {machine['memory']}, GPU: {machine['gpu']}; "
+        f"torch {kept['versions']['torch']}; weights: {kept['origin']}"
+    )
+    return Table(
+        [{"figure": name.replace("_", " "), here: mine.get(name), there: kept["figures"].get(name)} for name in names],
+        caption,
+    )

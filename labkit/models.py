@@ -1,0 +1,353 @@
+"""Base models: find one by profile, folder or hub id, load it with its tokenizer, count its parameters.
+
+First step of everything that trains, scores or exports: what comes out of `load` goes into all of those.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from labkit import profiles
+from labkit.errors import LabError
+from labkit.profiles import PROFILES, Profile
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SMALL = PROFILES["small"].model
+# What a hub may hand over: settings, tokenizer, weights as safetensors; nothing that is code or pickle.
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+NOT_PATTERNS = ["*/*", "consolidated*"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many parameters a model has, and how many of them training changes."""
+
+    total: int
+    trainable: int
+
+    @property
+    def share(self) -> float:
+        """Trainable parameters as a share of all, 0 to 1."""
+        return self.trainable / self.total if self.total else 0.0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the warnings and progress bars of the model libraries out of a notebook's output; errors still come."""
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    # bitsandbytes names an optional package at import; huggingface_hub tells of every retry.
+    others = [(logger, logger.level) for logger in map(logging.getLogger, ("bitsandbytes", "huggingface_hub"))]
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    for logger, _ in others:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.set_verbosity(level)
+        for logger, their_level in others:
+            logger.setLevel(their_level)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+def load(
+    profile_or_id: str | Path | Profile | None = None,
+    quantize: Literal["nf4", "int8"] | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model and its tokenizer, in eval mode, on this machine's device.
+
+    Args:
+        profile_or_id: a profile or its name, a local folder, or a hub id; None is the current profile.
+        quantize: "nf4" (4 bits with double quantisation, as QLoRA) or "int8", both by bitsandbytes.
+        dtype: of the weights that are not quantised; float32 by default, because an optimizer's small steps
+            are lost in 16-bit master weights.
+
+    Returns:
+        The model and its tokenizer; padding side and token are left as the model's files have them.
+
+    Raises:
+        LabError: the model can't be found or reached, has no tokenizer, or has weights that are damaged,
+            incomplete or pickled.
+    """
+    dtype_name = _dtype_name(dtype)
+    if quantize not in (None, "nf4", "int8"):
+        raise LabError(f"there is no quantisation {quantize!r}", where="quantize", expected="None, 'nf4' or 'int8'")
+    folder = find(profile_or_id)
+    with quiet():
+        return _load_model(folder, quantize, dtype_name), _load_tokenizer(folder)
+
+
+def find(profile_or_id: str | Path | Profile | None = None) -> Path:
+    """The folder that holds a model's files; a hub model is downloaded first, if it isn't there yet.
+
+    Raises:
+        LabError: there is no such model, it can't be reached, or its files are not whole.
+    """
+    if profile_or_id is None or isinstance(profile_or_id, Profile) or profile_or_id in PROFILES:
+        profile = profiles.named(profile_or_id)
+        name, revision = profile.model, profile.revision
+    else:
+        name, revision = str(profile_or_id), None
+
+    if name == PROFILES["tiny"].model:
+        folder = profiles.COURSE / "data" / name
+        if not folder.is_dir():
+            raise LabError("the tiny base model is not there", where=f"data/{name}", todo="Run `make base`")
+    elif name == SMALL:
+        folder = small_home()
+        if not folder.is_dir():
+            raise LabError(f"{SMALL} is not on this machine yet", where=str(folder), todo="Run `labkit fetch small`")
+    elif _is_path(name):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise LabError("there is no such folder", where=name, expected="a folder with a model in it, a profile "
+                           "(tiny, small, full) or a hub id such as owner/name")
+    else:
+        return _from_hub(name, revision)
+    check_folder(folder)
+    return folder
+
+
+def small_home() -> Path:
+    """Where the model of the profile `small` lies in the user's cache, fetched or not."""
+    return profiles.cache() / SMALL.split("/")[1]
+
+
+def check_folder(folder: Path) -> None:
+    """See, without loading anything big, that a folder holds settings, tokenizer and whole safetensors.
+
+    Raises:
+        LabError: naming the first thing that is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    where = str(folder)
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise LabError("this is an adapter, not a base model", where=where,
+                           todo="Load its base model first, then attach the adapter to it")
+        raise LabError("no config.json", where=where, expected="a model folder as `save_pretrained` writes it")
+    config = _read_json(folder / "config.json")
+    if "model_type" not in config:
+        raise LabError("no model_type, so nobody can tell the architecture", where=str(folder / "config.json"))
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise LabError("no tokenizer", where=where, expected=f"one of {', '.join(TOKENIZER_FILES)}",
+                       todo="Save the tokenizer there too: tokenizer.save_pretrained(folder)")
+    for file in _weight_files(folder):
+        if not file.is_file():
+            raise LabError("this part of the weights is missing", where=str(file), todo="Fetch the model again")
+        try:
+            with safe_open(file, framework="numpy"):  # reads the header and compares the length with it
+                pass
+        except (SafetensorError, OSError) as error:
+            raise LabError(f"the weights are damaged ({first_line(error)})", where=str(file),
+                           expected=f"a whole safetensors file, but it has {file.stat().st_size:,} bytes",
+                           todo="Fetch or copy the model again") from error
+
+
+def count_parameters(model: torch.nn.Module) -> Counts:
+    """Count parameters: tied weights once, 4-bit weights by the numbers they stand for rather than by bytes.
+
+    Args:
+        model: any module, quantised by bitsandbytes or not.
+
+    Returns:
+        Counts of all parameters and of those with `requires_grad`.
+    """
+    total = trainable = 0
+    for parameter in model.parameters():  # yields a tied parameter once
+        # Packed 4-bit weights are bytes, two numbers each; the shape before packing is in their quant_state.
+        state = getattr(parameter, "quant_state", None)
+        size = state.shape.numel() if state is not None else parameter.numel()
+        total += size
+        trainable += size if parameter.requires_grad else 0
+    return Counts(total, trainable)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token id that ends an assistant's turn, as the chat template writes it (SmolLM2: `<|im_end|>`, 2).
+
+    It is what training must count and generation must stop at; `eos_token` may be another one.
+
+    Raises:
+        LabError: there is no chat template, or it puts no special token behind an answer.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise LabError("the tokenizer has no chat template", where=str(getattr(tokenizer, "name_or_path", "")),
+                       todo="Take an instruction-tuned model, or set tokenizer.chat_template")
+    answer = "labkitanswer"  # one plain word, which no template trims or rewrites
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}], tokenize=False
+    )
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    for id in tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]:
+        if id in special:
+            return id
+    raise LabError("the chat template puts no special token behind an assistant's answer",
+                   where=str(getattr(tokenizer, "name_or_path", "")),
+                   todo="End the assistant's turn with a special token in tokenizer.chat_template")
+
+
+def _load_model(folder: Path, quantize: str | None, dtype: str) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = profiles.device()
+    options = {"dtype": getattr(torch, dtype)}
+    if quantize:
+        options |= {"quantization_config": _bitsandbytes(quantize), "device_map": {"": device}}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True,
+            **options,
+        )
+        if not quantize:
+            model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise LabError("the model does not fit into the GPU's memory", where=str(folder),
+                       todo="Take a smaller profile, dtype='bfloat16' or quantize='nf4'") from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise LabError(f"transformers cannot load this model ({first_line(error)})", where=str(folder)) from error
+    # transformers only warns of these two; weights that are made up at random ruin every figure after them.
+    if missing := sorted(report["missing_keys"]):
+        raise LabError(f"the weights lack {len(missing)} tensors that config.json asks for, first {missing[0]}",
+                       where=str(folder), expected="weights and config.json of the same model")
+    if extra := sorted(report["unexpected_keys"]):
+        raise LabError(f"the weights hold {len(extra)} tensors that config.json has no place for, first {extra[0]}",
+                       where=str(folder), expected="weights and config.json of the same model")
+    return model.eval()
+
+
+def _bitsandbytes(quantize: str):
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise LabError("bitsandbytes is not installed, and quantize needs it", where="quantize",
+                       todo="Run `pip install bitsandbytes`; there is none for Intel Macs") from error
+    if quantize == "int8":
+        # It says at every layer of every step that it computes in float16; once, here, is enough.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if profiles.bf16() else torch.float16 if profiles.device() == "cuda" else torch.float32
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                              bnb_4bit_compute_dtype=compute)
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        file = folder / "tokenizer.json"
+        if file.is_file() and hasattr(tokenizer, "backend_tokenizer"):
+            # transformers 5 rebuilds some classes (GPT2Tokenizer, which SmolLM2 names) with their own way of
+            # splitting: "\n\n1" becomes other tokens than the model was trained on. The file is what counts.
+            written = Tokenizer.from_file(str(file))
+            if _splitting(tokenizer.backend_tokenizer) != _splitting(written):
+                tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
+        raise LabError(f"the tokenizer cannot be read ({first_line(error)})", where=str(folder)) from error
+    return tokenizer
+
+
+def _splitting(tokenizer) -> tuple[bytes | None, ...]:
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
+    return tuple(part.__getstate__() if part is not None else None for part in parts)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = {"repo_id": name, "revision": revision, "allow_patterns": PATTERNS, "ignore_patterns": NOT_PATTERNS}
+    expected = "a profile (tiny, small, full), a folder, or a hub id such as owner/name"
+    try:
+        try:  # what was downloaded before works without a network, and is the same tomorrow
+            folder = Path(snapshot_download(**wanted, local_files_only=True))
+            check_folder(folder)
+            return folder
+        except (LocalEntryNotFoundError, LabError):
+            folder = Path(snapshot_download(**wanted))
+    except HFValidationError as error:
+        raise LabError("this is no model's name", where=name, expected=expected) from error
+    except GatedRepoError as error:
+        raise LabError("this model is only given out to those who accepted its licence", where=name,
+                       todo="Accept it on the model's page and run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise LabError(f"this model has no revision {revision!r}", where=name) from error
+    except RepositoryNotFoundError as error:
+        raise LabError("the hub has no model of this name, or it is private", where=name, expected=expected) from error
+    except Exception as error:  # no network, time-out, server error: each a class of its own, by library version
+        raise LabError(f"the hub cannot be reached, and no such folder is here ({first_line(error)})", where=name,
+                       expected=expected, todo="Connect to the network, or take the profile tiny") from error
+    check_folder(folder)
+    return folder
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+    if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
+        raise LabError(f"only pickled weights ({', '.join(pickles)}), which can run code when they are opened",
+                       where=str(folder), expected="model.safetensors", todo="Convert them, or take another model")
+    raise LabError("no weights", where=str(folder), expected="model.safetensors")
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"this file cannot be read as JSON ({first_line(error)})", where=str(file)) from error
+    if not isinstance(content, dict):
+        raise LabError("this file does not hold a JSON object", where=str(file))
+    return content
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).is_dir() or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+
+def _dtype_name(dtype: str | torch.dtype | None) -> str:
+    name = str(dtype or "float32").removeprefix("torch.")
+    if name not in DTYPES:
+        raise LabError(f"weights cannot be kept as {name!r}", where="dtype", expected=", ".join(DTYPES))
+    return name
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, without its full stop, to be told inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

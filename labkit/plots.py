@@ -1,0 +1,81 @@
+"""Figures with one look: axis names with units, colours that everybody can tell apart, and a text for who can't see.
+
+Used by the notebooks, the widgets and the reports; each function gives a matplotlib Figure.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette (2008), readable with every common form of colour blindness.
+COLOURS = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "purple": "#CC79A7", "grey": "#595959"}
+
+
+def new(title: str, x: str, y: str, width: float = 7.0, height: float = 3.4):
+    """A Figure and its axes, with title and axis names set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    return figure, axes
+
+
+def curve(points: Sequence[dict], title: str) -> Figure:
+    """Training loss, and validation loss where there is one, over steps; `points` as in `Run.curve`."""
+    figure, axes = new(title, "step", "loss (nats per counted token)")
+    for key, name, colour, style in (
+        ("loss", "training", "blue", "-"),
+        ("validation_loss", "validation", "orange", "--"),
+    ):
+        seen = [(p["step"], p[key]) for p in points if key in p]
+        if seen:
+            axes.plot(
+                *zip(*seen, strict=True), style, marker="." if len(seen) < 15 else "", color=COLOURS[colour], label=name
+            )
+    axes.set_ylim(bottom=0)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def scores(rows: Sequence[tuple[str, float, float, float]], title: str, x: str = "accuracy") -> Figure:
+    """One dot with its 95 % interval a row; rows are (name, value, low, high), 0 to 1, drawn from the top down."""
+    figure, axes = new(title, f"{x} (%), with 95 % interval", "", height=0.9 + 0.42 * len(rows))
+    names = [name for name, *_ in rows][::-1]
+    for i, (_, value, low, high) in enumerate(reversed(rows)):
+        axes.plot([100 * low, 100 * high], [i, i], color=COLOURS["blue"], linewidth=2)
+        axes.plot(100 * value, i, "o", color=COLOURS["blue"])
+        axes.annotate(
+            f"{value:.0%}", (100 * value, i), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=9
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.2)
+    axes.set_xlim(0, 103)
+    axes.grid(axis="x", alpha=0.3)
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes, the same each time it is drawn."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(figure: Figure, alt: str) -> Image:
+    """The figure as a notebook's output, with a text for readers who cannot see it."""
+    from IPython.display import Image
+
+    return Image(png(figure), width=int(figure.get_figwidth() * 110), alt=alt)

@@ -1,0 +1,77 @@
+"""Short trials of one setting: train a little, score a little, and report both with what they cost.
+
+Lab 03's rank explorer and lab 09's studies are made of these.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from labkit import evaluation, models
+from labkit.training import finetune
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and what came of it. `loss` is the mean of the last logged losses, in nats."""
+
+    setting: dict
+    parameters: int
+    share: float
+    loss: float
+    accuracy: evaluation.Score
+    seconds: float
+    curve: Sequence[dict]
+
+    def row(self) -> dict:
+        """For a table."""
+        return {
+            **self.setting,
+            "trainable": self.parameters,
+            "share": f"{self.share:.1%}",
+            "loss": self.loss,
+            "accuracy": str(self.accuracy),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def figures(self) -> dict:
+        """Plain numbers, for a record."""
+        return {
+            **self.setting,
+            "parameters": self.parameters,
+            "loss": self.loss,
+            "accuracy": asdict(self.accuracy),
+            "seconds": self.seconds,
+        }
+
+
+def trial(train: Dataset, held: Dataset, labels: Sequence[str], *, steps: int, **setting) -> Trial:
+    """Train with these settings for a few steps and score on held-out rows.
+
+    Args:
+        train: examples to learn from. held: examples to score, with `label`.
+        labels: the answers to choose from.
+        steps: optimizer steps; a trial shows a tendency, not the last word.
+        setting: what `finetune` takes: rank, alpha, method, learning_rate, targets ...
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = finetune(train, steps=steps, out=folder, guard=False, **setting)
+        model, tokenizer = run.loaded
+        said = evaluation.classify(model, tokenizer, held["prompt"], labels)
+        score = evaluation.accuracy(held["label"], said, evaluation.groups_of(held))
+    last = [point["loss"] for point in run.curve if "loss" in point][-3:]
+    return Trial(
+        setting,
+        models.count_parameters(model).trainable or run.trainable,
+        run.share,
+        sum(last) / len(last),
+        score,
+        run.seconds,
+        run.curve,
+    )

@@ -1,0 +1,487 @@
+"""finetune(examples) -> Run: a thin use of transformers.Trainer with the tripwires on.
+
+Takes examples, or rows that are encoded already; leaves a folder with the adapter, the settings and the curve.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit import adapters, guards, models, profiles
+from labkit.data.encode import IGNORED, collate, encode, pad_id
+from labkit.errors import LabError
+from labkit.guards import Finding
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WARMUP = 0.05  # share of the steps in which the learning rate rises
+DISK_FULL = ("No space left", "File too large", "os error 28", "os error 27", "PytorchStreamWriter", "inline_container")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a fine-tuning left: where it is, how it was made, how the loss went.
+
+    `curve` has one dict a logged step with `step` and `loss` (nats), sometimes `validation_loss`, `learning_rate`,
+    `grad_norm`. `finished` is False where somebody stopped it; `finetune(..., resume=True)` goes on from there.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    curve: list[dict[str, float]]
+    seconds: float
+    trainable: int
+    total: int
+    finished: bool = True
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Trainable parameters as a share of all, 0 to 1."""
+        return self.trainable / self.total
+
+    @cached_property
+    def loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The tuned model and its tokenizer, read back from disk at first use."""
+        if self.settings["method"] == "full":
+            return models.load(self.folder / "model")
+        model, tokenizer = models.load(self.settings["model"], quantize=self.settings["quantize"])
+        return adapters.load(model, self.folder / "adapter"), tokenizer
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.loaded[0]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.loaded[1]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Run:
+        """A Run from the folder that `finetune` wrote."""
+        file = Path(folder) / "run.json"
+        if not file.is_file():
+            raise LabError(
+                "no run here",
+                where=str(folder),
+                expected="a folder that `labkit finetune` wrote",
+                todo="Give the folder that holds run.json",
+            )
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts["findings"] = [Finding(**f) for f in facts["findings"]]
+            return cls(folder=Path(folder), **facts)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LabError("run.json is damaged", where=str(file), todo="Train again, or take another run") from error
+
+
+def finetune(
+    examples: Dataset,
+    validation: Dataset | None = None,
+    *,
+    model: str | Path | None = None,
+    method: str = "lora",
+    rank: int | None = None,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    targets: str | list[str] = "all-linear",
+    quantize: str | None = None,
+    learning_rate: float | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    weight_decay: float = 0.0,
+    schedule: str = "cosine",
+    max_length: int | None = None,
+    seed: int = 0,
+    out: str | Path = "runs/latest",
+    resume: bool = False,
+    bf16: bool | None = None,
+    guard: bool = True,
+    collator: Callable | None = None,
+    callbacks: Sequence = (),
+    evaluate_every: int | None = None,
+    progress: bool = False,
+) -> Run:
+    """Fine-tune a base model on examples and leave a Run.
+
+    Args:
+        examples: columns `prompt` and `completion`, or already encoded `input_ids` and `labels`.
+        validation: the same, looked at every `evaluate_every` steps.
+        model: profile, folder or hub id; None is the current profile.
+        method: "lora", "rslora", "dora", "pissa", or "full" for all weights.
+        rank, alpha, dropout, targets: of the adapter; alpha is 2 r where it is not given.
+        quantize: None, "nf4" or "int8": how the frozen base is kept.
+        learning_rate: peak; by the profile where it is not given.
+        steps: optimizer steps, each of `batch_size` rows; by the profile. LABKIT_STEPS caps it from outside.
+        schedule: a transformers scheduler; the first twentieth of the steps is warm-up.
+        max_length: in tokens; longer rows are refused, not cut.
+        seed: of the start of A, of dropout and of the order of rows; the same seed gives the same bytes.
+        out: the Run's folder. resume: go on from its last checkpoint, if there is one.
+        bf16: compute in bfloat16; None asks what the machine does well.
+        guard: run the tripwires. collator: in place of `labkit.data.encode.collate`.
+        callbacks: for the Trainer. progress: a progress bar.
+
+    Raises:
+        LabError: a tripwire refused, a row is too long, or the folder can't be written.
+    """
+    import torch
+
+    profile = profiles.named(model if model in profiles.PROFILES else None)
+    name = model if isinstance(model, str) else str(model) if model else profile.name
+    full = method == "full"
+    if not full and method not in adapters.VARIANTS:
+        raise LabError(
+            f"there is no method {method!r}", expected=f"full, {', '.join(adapters.VARIANTS)}", where="method"
+        )
+    if full and quantize:
+        raise LabError("quantised weights cannot be trained themselves", where="quantize", todo="Take method='lora'")
+    rank = rank or profile.rank
+    settings = {
+        "model": name,
+        "method": method,
+        "quantize": quantize,
+        "rank": None if full else rank,
+        "alpha": None if full else (2 * rank if alpha is None else alpha),
+        "dropout": dropout,
+        "targets": None if full else targets,
+        "seed": seed,
+        "learning_rate": learning_rate or (profile.full_learning_rate if full else profile.learning_rate),
+        "steps": capped(steps or profile.steps),
+        "batch_size": batch_size or profile.batch_size,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "max_length": max_length or profile.max_length,
+        "bf16": profiles.bf16() if bf16 is None else bf16,
+        "rows": len(examples),
+    }
+    folder = writable(Path(out))
+    base, tokenizer = models.load(name, quantize=quantize)
+    rows = _encoded(examples, tokenizer, settings["max_length"])
+    held = _encoded(validation, tokenizer, settings["max_length"]) if validation is not None else None
+    collator = collator or partial(collate, pad_id=pad_id(tokenizer))
+
+    findings: list[Finding] = []
+    if guard:
+        findings += before_training(rows, held, tokenizer, collator)
+    tuned = (
+        base
+        if full
+        else adapters.attach_lora(
+            base, rank, settings["alpha"], dropout=dropout, targets=targets, variant=method, seed=seed
+        )
+    )
+    counts = models.count_parameters(tuned)
+    frozen = guards.fingerprint(tuned) if guard else {}
+
+    started = time.monotonic()
+    trainer, stop = _trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress)
+    torch.manual_seed(seed)
+    last = last_checkpoint(folder) if resume else None
+    with _full_disk_told(folder), models.quiet(), stop:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    finished = trainer.state.global_step >= settings["steps"]
+    # With bf16 an autocast stays around forward: the model in memory would answer otherwise than the one on disk.
+    trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
+    tuned.eval()
+    if guard:
+        findings.append(guards.frozen_stayed(tuned, frozen))
+        if not full and trainer.state.global_step > 1:  # in the first step the learning rate is 0
+            findings.append(guards.adapter_moved(tuned))
+    with _full_disk_told(folder), models.quiet():
+        _save(tuned, tokenizer, folder, full)
+    run = Run(
+        folder,
+        settings,
+        _curve(trainer.state.log_history),
+        round(time.monotonic() - started, 2),
+        counts.trainable,
+        counts.total,
+        finished,
+        findings,
+    )
+    if guard:
+        findings += after_saving(run, tuned, rows, tokenizer)
+    with _full_disk_told(folder):
+        _write(run)
+    if finished:
+        _drop_checkpoints(folder)
+    return run
+
+
+def capped(steps: int) -> int:
+    """Steps, or what LABKIT_STEPS allows where it is fewer (headless runs of the learners' copies)."""
+    limit = os.environ.get("LABKIT_STEPS")
+    return min(steps, int(limit)) if limit else steps
+
+
+def writable(folder: Path) -> Path:
+    """Make the folder and see that it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write"
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise LabError(
+            f"cannot write here ({error.strerror})", where=str(folder), todo="Choose another folder with --out"
+        ) from error
+    return folder
+
+
+def before_training(rows: Dataset, held: Dataset | None, tokenizer, collator: Callable) -> list[Finding]:
+    """The tripwires that look at the data: loss mask, end of turn, prompt, leak."""
+    few = rows.select(range(min(64, len(rows)))).to_list()
+    bare = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in few]
+    found = [
+        guards.loss_mask(rows.select_columns(["labels"]).to_list(), tokenizer),
+        guards.end_of_turn_counts(collator(bare), tokenizer),
+    ]
+    if "prompt" in rows.column_names:
+        found.append(guards.same_prompt(few, tokenizer))
+        if held is not None and "prompt" in held.column_names:
+            found.append(guards.no_leak([str(p) for p in rows["prompt"]], [str(p) for p in held["prompt"]]))
+    return found
+
+
+def after_saving(run: Run, tuned: PreTrainedModel, rows: Dataset, tokenizer) -> list[Finding]:
+    """The tripwires that look at the result: what was saved answers as what was trained, in any batch."""
+    few = [
+        {"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows.select(range(min(4, len(rows)))).to_list()
+    ]
+    batch = collate(few, pad_id(tokenizer))
+    before = guards.logits_of(tuned, batch)
+    found = [guards.reload_agrees(before, guards.logits_of(run.model, batch))]
+
+    def score(size: int):
+        import torch
+
+        parts = [collate(few[i : i + size], pad_id(tokenizer)) for i in range(0, len(few), size)]
+        return torch.cat([_row_losses(guards.logits_of(tuned, part), part["labels"]) for part in parts])
+
+    return [*found, guards.batch_parity(score, (1, len(few)))]
+
+
+def _row_losses(logits, labels):
+    """Summed loss of each row, nats: (batch, seq, vocabulary), (batch, seq) -> (batch,)."""
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
+    return losses.sum(-1)
+
+
+def _encoded(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
+    if not len(dataset):
+        raise LabError("no rows to train on", where="examples")
+    if {"input_ids", "labels"} <= set(dataset.column_names):
+        return dataset
+    return encode(dataset, tokenizer, max_length)
+
+
+def _trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress):
+    """A transformers.Trainer for these settings, and the context that makes Ctrl-C stop it cleanly."""
+    from transformers import Trainer, TrainingArguments
+
+    steps = settings["steps"]
+    log_every = max(1, steps // 40)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=settings["batch_size"],
+        per_device_eval_batch_size=32,
+        learning_rate=settings["learning_rate"],
+        weight_decay=settings["weight_decay"],
+        lr_scheduler_type=settings["schedule"],
+        warmup_steps=math.ceil(WARMUP * steps),
+        max_grad_norm=1.0,
+        bf16=settings["bf16"],
+        use_cpu=profiles.device() == "cpu",
+        seed=settings["seed"],
+        data_seed=settings["seed"],
+        logging_steps=log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=max(25, steps // 4),
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=not progress,
+        remove_unused_columns=True,
+        label_names=["labels"],
+        eval_strategy="steps" if held is not None and evaluate_every else "no",
+        eval_steps=evaluate_every,
+        dataloader_pin_memory=False,
+        optim="adamw_torch",
+    )
+    keep = ["input_ids", "labels"]
+
+    class SparseTrainer(Trainer):
+        """Computes logits only where a label counts: with 49,152 tokens of vocabulary the head is most of the work."""
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            with self.accelerator.autocast():  # accelerate's own is around forward, which this goes past
+                return _sparse_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    stop = StopCleanly()
+    trainer = SparseTrainer(
+        model=tuned,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=rows.select_columns(keep),
+        eval_dataset=held.select_columns(keep) if held is not None else None,
+        callbacks=[*callbacks, watch(), stop.callback()],
+    )
+    if not progress:
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+    return trainer, stop
+
+
+def _sparse_loss(model, inputs: dict, return_outputs: bool, items):
+    """Mean cross-entropy over the labels that count; the same number as with all logits."""
+    from torch.nn.functional import cross_entropy
+
+    labels = inputs["labels"]
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = getattr(inner, inner.base_model_prefix)
+    if any(getattr(inner.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        counts = labels[:, 1:] != IGNORED
+        logits = out[counts]
+    else:  # heads without extra scaling: apply them to the chosen positions alone
+        hidden = body(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)[0]
+        counts = labels[:, 1:] != IGNORED
+        logits = inner.get_output_embeddings()(hidden[:, :-1][counts])
+    total = cross_entropy(logits.float(), labels[:, 1:][counts], reduction="sum")
+    loss = total / (items if items is not None else counts.sum().clamp(min=1))
+    return (loss, {"loss": loss}) if return_outputs else loss
+
+
+def watch():
+    """A callback that stops at a loss that is not a number."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if logs and "loss" in logs:
+                guards.finite(state.global_step, float(logs["loss"]), float(logs.get("learning_rate", 0)))
+
+    return Watch()
+
+
+class StopCleanly:
+    """While it is entered, the first Ctrl-C ends training after the present step, with a checkpoint."""
+
+    def __init__(self):
+        self.asked = False
+
+    def callback(self):
+        from transformers import TrainerCallback
+
+        outer = self
+
+        class Stop(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if outer.asked:
+                    control.should_save = control.should_training_stop = True
+
+        return Stop()
+
+    def __enter__(self):
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main:
+            self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self.main:
+            signal.signal(signal.SIGINT, self.before)
+
+
+def _curve(history: list[dict]) -> list[dict]:
+    names = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}
+    rows: dict[int, dict] = {}
+    for entry in history:
+        found = {new: float(entry[old]) for old, new in names.items() if old in entry}
+        if found:
+            rows.setdefault(int(entry["step"]), {"step": int(entry["step"])}).update(found)
+    return [rows[step] for step in sorted(rows)]
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """A LabError for a disk that filled up: Python, safetensors and torch each say it in an error of their own."""
+    try:
+        yield
+    except LabError:
+        raise
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not full and not any(sign in str(error) for sign in DISK_FULL):
+            raise
+        last = last_checkpoint(folder)
+        kept = f"resume goes on from {last.name}" if last else "there is no whole checkpoint yet, so train again"
+        raise LabError(
+            "the disk became full, or the file too large for it", where=str(folder), todo=f"Free some space; {kept}"
+        ) from error
+
+
+def _save(tuned, tokenizer, folder: Path, full: bool) -> None:
+    if full:
+        tuned.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+    else:
+        tuned.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a blank card; ours is written from scores
+
+
+def _write(run: Run) -> None:
+    facts = {
+        "settings": run.settings,
+        "curve": run.curve,
+        "seconds": run.seconds,
+        "trainable": run.trainable,
+        "total": run.total,
+        "finished": run.finished,
+        "findings": [vars(f) for f in run.findings],
+    }
+    part = run.folder / "run.json.part"
+    part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+    os.replace(part, run.folder / "run.json")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint of a run that was not finished: the Trainer writes trainer_state.json at the end."""
+    found = [p.parent for p in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(p)]
+    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

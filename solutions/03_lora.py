@@ -1,0 +1,414 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 03 · LoRA: train a twentieth, keep the rest
+# **You will** write a LoRA layer, train one on a real task, and say what rank, alpha and target modules do, from
+# figures that you measured.
+#
+# *60 minutes. You need: Python, a little PyTorch (a matrix product), and nothing that costs money.*
+#
+# The support inbox of Tatra Trail, a mountain-gear shop, gets letters like the one below. Six tones, no keyword that
+# gives them away. A small model is to tell the tone. How little of it must you change?
+
+# %%
+from labkit import check, current, data, evaluation, finetune, hint, plots, progress, solution  # noqa: F401
+from labkit.tables import table
+
+train, test = data.read("tickets/train"), data.read("tickets/test")
+print(train[9]["text"], "\n\ntone:", train[9]["tone"])
+
+# %% [markdown]
+# `check`, `hint` and `solution` are yours all through the course: `check("name", answer)` says what is wrong with
+# your very answer, `hint("name")` helps a little more at each call, and `solution("name")` shows how we did it.
+#
+# ## Two small matrices instead of one big one
+# Full fine-tuning changes all of W. LoRA leaves W alone and learns a detour beside it,
+# h = W x + (alpha / r) B A x, where A is (r, d_in) and B is (d_out, r).
+#
+# **Predict.** W is 192 × 192 and r is 8. How large is the detour, as a share of W? Write it down first.
+
+# %%
+prediction = ...  # a share between 0 and 1
+
+# %% [markdown]
+# ### Exercise 3.1 · count the detour · difficulty 1 · 3 minutes
+# Write `detour_parameters`: how many numbers are in A and B together?
+
+# %%
+def detour_parameters(d_out, d_in, r):
+    ### BEGIN SOLUTION
+    return r * d_in + d_out * r
+    ### END SOLUTION
+
+
+check("detour_parameters", detour_parameters)
+
+# %% [markdown]
+# Now look at your prediction. The same layer at four sizes, with r = 8:
+
+# %% tags=["reproducible"]
+from labkit.scratch import lora
+
+table(*({"W": f"{d} x {d}", "in W": d * d, "in A and B": lora.detour_parameters(d, d, 8),
+         "share": f"{lora.detour_parameters(d, d, 8) / d**2:.1%}"} for d in (64, 192, 768, 4096)))
+
+# %% [markdown]
+# For a square matrix the share is 2 r / d: one twelfth at 192, one in 256 at 4096, the width of a model with seven
+# billion parameters. The wider the layer, the smaller the share: that is why LoRA was invented for large models.
+#
+# ## The forward pass, by hand
+# ### Exercise 3.2 · the forward pass · difficulty 1 · 5 minutes
+# Write `lora_forward`. `x` is (batch, d_in); the answer is (batch, d_out). Take r from A.
+
+# %%
+def lora_forward(x, W, A, B, alpha):
+    ### BEGIN SOLUTION
+    r = A.shape[0]
+    return x @ W.T + (alpha / r) * (x @ A.T @ B.T)
+    ### END SOLUTION
+
+
+check("lora_forward", lora_forward)
+
+# %% [markdown]
+# **Predict.** A starts at random, B at zero. How far is the layer's answer from W x before the first step?
+
+# %% tags=["reproducible"]
+import torch
+
+torch.manual_seed(0)
+x, W = torch.randn(4, 192), torch.randn(192, 192)
+A, B = torch.randn(8, 192), torch.zeros(192, 8)
+table(largest_difference=float((lora.lora_forward(x, W, A, B, 16) - x @ W.T).abs().max()))
+
+# %% [markdown]
+# Zero, exactly. Training starts at the base model and nowhere else: nothing is forgotten before something is learnt.
+#
+# ### Exercise 3.3 · a layer that can stand in for nn.Linear · difficulty 2 · 12 minutes
+# `linear` is an `nn.Linear`. Freeze it, make the parameters `self.A` (r, d_in) and `self.B` (d_out, r), and answer
+# as above, with the layer's own bias if it has one.
+
+# %%
+class LoRALinear(torch.nn.Module):
+    def __init__(self, linear, r, alpha):
+        super().__init__()
+        ### BEGIN SOLUTION
+        self.linear = linear.requires_grad_(False)
+        self.A = torch.nn.Parameter(torch.randn(r, linear.in_features) / linear.in_features**0.5)
+        self.B = torch.nn.Parameter(torch.zeros(linear.out_features, r))
+        self.scale = alpha / r
+        ### END SOLUTION
+
+    def forward(self, x):
+        ### BEGIN SOLUTION
+        return self.linear(x) + self.scale * (x @ self.A.T @ self.B.T)
+        ### END SOLUTION
+
+
+check("lora_linear", LoRALinear)
+
+# %% [markdown]
+# ## The same from the library that the field uses
+# `peft` puts such a detour beside every linear layer of a model. Take one of its layers, copy its A and B into the
+# by-hand layer, and compare what the two answer on random input.
+
+# %%
+from labkit import adapters, models
+
+base, tokenizer = models.load()
+tuned = adapters.attach_lora(base, rank=current().rank)
+theirs = tuned.base_model.model.model.layers[0].self_attn.q_proj
+print(theirs)
+
+# %%
+ours = lora.LoRALinear(theirs.base_layer, r=current().rank, alpha=2 * current().rank)
+with torch.no_grad():
+    theirs.lora_B["default"].weight.normal_()  # no longer zero, or there would be nothing to compare
+    ours.A.copy_(theirs.lora_A["default"].weight)
+    ours.B.copy_(theirs.lora_B["default"].weight)
+    x = torch.randn(4, theirs.in_features)
+    gap = float((ours(x) - theirs(x)).abs().max())
+print("largest difference below 1e-5:", gap < 1e-5)
+
+# %% [markdown]
+# Same numbers, so from here on the library does it. What does it train, and what does it leave alone?
+
+# %%
+counts = models.count_parameters(tuned)
+table(model=current().model.split("/")[-1], rank=current().rank, all=counts.total, trainable=counts.trainable,
+      share=f"{counts.share:.2%}")
+
+# %% [markdown]
+# ### Exercise 3.4 · the largest rank that a budget allows · difficulty 2 · 8 minutes
+# You may train at most `share` of `total` parameters. `shapes` lists (d_out, d_in) of every matrix that gets a detour.
+# Give the largest whole r that keeps within the budget.
+
+# %%
+def rank_for_budget(shapes, total, share):
+    ### BEGIN SOLUTION
+    one_rank = sum(d_out + d_in for d_out, d_in in shapes)
+    return int(share * total // one_rank)
+    ### END SOLUTION
+
+
+check("rank_for_budget", rank_for_budget)
+
+# %% [markdown]
+# ## Does it learn the task?
+# Fine-tuning has to earn its place. Three answers cost nothing: the commonest class, a bag of words trained on the
+# same rows, and the base model, asked to pick among the six labels. The test tickets come from *families* (letters
+# with other names and numbers in them) of which training has seen none.
+
+# %%
+TONES = data.LABELS["tone"]
+ask, held = data.ticket_examples(train, "tone"), data.ticket_examples(test, "tone")
+if current().name != "tiny":  # a real model reads slower: score every third row
+    held = held.select(range(0, len(held), 3))
+families = evaluation.groups_of(held)
+print(held[0]["prompt"], "\n->", held[0]["completion"])
+
+# %%
+letters = [prompt.split("\n\n", 1)[1] for prompt in held["prompt"]]
+guesses = {
+    "majority class": evaluation.majority(ask["label"], len(held)),
+    "bag of words": evaluation.bag_of_words(train["text"], train["tone"], letters),
+    "base model": evaluation.classify(*models.load(), held["prompt"], TONES),
+}
+scores = {name: evaluation.accuracy(held["label"], said, families) for name, said in guesses.items()}
+table(*({"": name, "accuracy": str(score)} for name, score in scores.items()))
+
+# %% [markdown]
+# The bracket is the 95 % interval. It is wide, because tickets of one family are nearly the same ticket: 96 families
+# are 96 pieces of evidence, not 576.
+#
+# **Predict.** After training a twentieth of the parameters for half a minute, what will the model reach?
+
+# %%
+prediction = ...  # a share between 0 and 1
+
+# %%
+run = finetune(ask, rank=current().rank, out="../runs/lab03")
+scores["LoRA"] = evaluation.accuracy(
+    held["label"], tuned_says := evaluation.classify(run.model, run.tokenizer, held["prompt"], TONES), families)
+table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
+      caption=f"{run.share:.1%} of the parameters, {run.settings['steps']} steps")
+
+# %%
+plots.show(
+    plots.scores([(name, s.value, s.low, s.high) for name, s in scores.items()], "Tone of unseen tickets"),
+    alt="; ".join(f"{name}: {score}" for name, score in scores.items()))
+
+# %% [markdown]
+# Where two intervals do not touch, and only there, "better" may be said. The loss behind it:
+
+# %%
+first, last = run.curve[0]["loss"], run.curve[-1]["loss"]
+plots.show(plots.curve(run.curve, f"The loss falls from {first:.1f} to {last:.1f} nats"),
+           alt=f"Training loss falls from {first:.2f} to {last:.2f} nats over {run.settings['steps']} steps")
+
+# %% [markdown]
+# ### What it still gets wrong
+# An average hides who pays for it. Read each tone's row, then one ticket that went wrong.
+
+# %%
+table(*evaluation.per_class(held["label"], tuned_says))
+
+# %%
+wrong = [i for i, (a, b) in enumerate(zip(held["label"], tuned_says, strict=True)) if a != b]
+for i in wrong[:1]:
+    print(letters[i], "\n\nis:", held[i]["label"], "  said:", tuned_says[i])
+
+# %% [markdown]
+# ## The detour can be put into W
+# ### Exercise 3.5 · put the detour into W · difficulty 1 · 5 minutes
+# Give one matrix (d_out, d_in) that answers as W and the detour together.
+
+# %%
+def merged_weight(W, A, B, alpha):
+    ### BEGIN SOLUTION
+    return W + (alpha / A.shape[0]) * (B @ A)
+    ### END SOLUTION
+
+
+check("merged_weight", merged_weight)
+
+# %% [markdown]
+# `adapters.merge` does it to every layer. **Predict**: will the merged model answer *exactly* as the unmerged one?
+
+# %%
+merged = adapters.merge(run.model)
+said = evaluation.score_labels(run.model, run.tokenizer, held["prompt"][:64], TONES)
+again = evaluation.score_labels(merged, run.tokenizer, held["prompt"][:64], TONES)
+print("same label on all 64:", bool((said.argmax(-1) == again.argmax(-1)).all()))
+print("log-likelihoods within 0.001 nats:", float((said - again).abs().max()) < 1e-3)
+
+# %% [markdown]
+# The same up to rounding: one product in place of two is summed in another order. The merged model has no adapter
+# left to pay for, and none to switch off.
+#
+# ## What was learnt, seen from inside
+# B A has the shape of W, but rank r at most. Does training use all of it?
+#
+# ### Exercise 3.6 · how much of the rank is used · difficulty 2 · 10 minutes
+# The *energy* of a matrix is the sum of its squared singular values. How many of them, from the largest on, hold
+# `share` of the energy of B A?
+
+# %%
+def effective_rank(A, B, share=0.9):
+    ### BEGIN SOLUTION
+    energy = torch.linalg.svdvals(B @ A) ** 2
+    held_so_far = energy.cumsum(0) / energy.sum()
+    return int((held_so_far < share).sum()) + 1
+    ### END SOLUTION
+
+
+check("effective_rank", effective_rank)
+
+# %%
+learnt, r = adapters.matrices(run.model), current().rank
+used = [lora.effective_rank(A, B) for A, B in learnt.values()]
+figure, axes = plots.new(f"Most modules use few of their {r} directions", "directions that hold 90 % of B A", "modules")
+axes.hist(used, bins=[k + 0.5 for k in range(r + 1)], color=plots.COLOURS["blue"], rwidth=0.8)
+plots.show(figure, alt=f"Histogram of the effective rank of {len(used)} modules, from {min(used)} to {max(used)}")
+
+# %% [markdown]
+# ## Move the two numbers
+# The explorer below trains a small adapter for every pair that you choose, in seconds. **Predict** first: does rank 32
+# beat rank 1 on this task? What does alpha do that the learning rate does not?
+
+# %%
+from labkit.search import trial
+from labkit.widgets.rank import RankExplorer
+
+few = held.select(range(0, len(held), 2))
+steps = 40 if current().name == "tiny" else 12
+explorer = RankExplorer(lambda r, alpha: trial(ask, few, TONES, steps=steps, rank=r, alpha=alpha),
+                        start=((1, 2.0), (8, 0.5), (8, 2.0)))
+explorer
+
+# %%
+explorer.table()
+
+# %% [markdown]
+# A trial of few steps shows a tendency; lab 09 says how much of it is luck. Two things are worth seeing: parameters
+# grow with r while accuracy hardly does, and alpha / r acts as a second learning rate.
+#
+# ### Exercise 3.7 · change the rank, keep the scale · difficulty 2 · 6 minutes
+# You found a good `alpha` at rank `r`. Which alpha gives rank `new_r` the same scale, under LoRA's rule alpha / r,
+# and under rsLoRA's rule alpha / sqrt(r)?
+
+# %%
+def alpha_for(new_r, r, alpha, rule="lora"):
+    ### BEGIN SOLUTION
+    ratio = new_r / r
+    return alpha * ratio if rule == "lora" else alpha * ratio**0.5
+    ### END SOLUTION
+
+
+check("alpha_for", alpha_for)
+
+# %% [markdown]
+# ## Three relatives, by experiment
+# rsLoRA divides by sqrt(r). DoRA learns the length of each row of W apart from its direction. PiSSA starts A and B from
+# the largest singular directions of W instead of from noise. Same rows, same steps, same rank: is one of them better?
+
+# %%
+kin = {method: trial(ask, few, TONES, steps=steps, method=method) for method in ("rslora", "dora", "pissa")}
+table({"": "lora", **explorer.at(8, 2.0).row()}, *({"": name, **t.row()} for name, t in kin.items()))
+
+# %% [markdown]
+# Read the intervals before the figures. A paper's variant may help on your task; this table is how you find out, at
+# the price of a minute.
+#
+# ## Where to attach it
+# Older recipes adapt only `q_proj` and `v_proj`, newer ones every linear layer. **Predict** which wins with the *same
+# number* of trainable parameters.
+
+# %%
+wide = trial(ask, few, TONES, steps=steps, rank=2, targets="all-linear")
+narrow = trial(ask, few, TONES, steps=steps, rank=9, targets=["q_proj", "v_proj"])
+table({"on": "all linear layers", "r": 2, "trainable": wide.parameters, "accuracy": str(wide.accuracy)},
+      {"on": "q_proj and v_proj", "r": 9, "trainable": narrow.parameters, "accuracy": str(narrow.accuracy)})
+
+# %% [markdown]
+# ## The failure that prints nothing
+# A colleague sets the learning rate from a configuration file, and a typo makes it zero. No error, no warning, a curve
+# that wiggles as curves do. labkit looks at B after training:
+
+# %%
+from labkit import LabError
+
+try:
+    finetune(ask, steps=3, learning_rate=1e-30, out="../runs/lab03-broken")
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# The same check catches an adapter whose file was not found on load, and one that was attached after the optimizer was
+# made. It is short enough to write yourself.
+#
+# ### Exercise 3.8 · find the adapter that does nothing · difficulty 2 · 6 minutes
+# `pairs` has (A, B) by module name. List the names of the modules whose detour is zero whatever comes in.
+
+# %%
+def silent_modules(pairs):
+    ### BEGIN SOLUTION
+    return [name for name, (A, B) in pairs.items() if not (B @ A).any()]
+    ### END SOLUTION
+
+
+check("silent_modules", silent_modules)
+
+# %% [markdown]
+# These tripwires stood guard over your own run above, and had nothing to say against it:
+
+# %%
+table(*({"tripwire": f.guard, "saw": f.saw} for f in run.findings))
+
+# %% [markdown]
+# ## On a real model
+# SmolLM2 has 135 million parameters, 62 times as many as the model that you trained. `LABKIT_PROFILE=small` runs this
+# very notebook on it. What it measured when we did, beside what you have just seen:
+
+# %%
+from labkit import measured
+
+measured.note("03_lora", trainable_share=f"{run.share:.2%}", training_seconds=run.seconds, steps=run.settings["steps"],
+              **{name.replace(" ", "_"): score for name, score in scores.items()})
+measured.beside("03_lora")
+
+# %% [markdown]
+# ## The same by command line
+# `labkit finetune tickets --task tone` does all of the above with your file in place of `tickets`: splits, baselines,
+# training, intervals, a report. Lab 11 does it with Microsoft's `olive finetune --method lora`.
+#
+# ## What you can do now
+# You can write a LoRA layer, count what it costs, train it, prove what it gained, merge it, and see when it does
+# nothing.
+#
+# **Quiz.** Answer each in your head, then open it.
+#
+# <details><summary>1. r doubles, alpha stays. What happens to the first steps of training?</summary>
+# The detour is multiplied by alpha / r, so it moves half as far for the same A and B: as if the learning rate had been
+# lowered. Keep alpha / r, or tune again.
+# </details>
+#
+# <details><summary>2. Why may A not start at zero too?</summary>
+# The gradient of A has B as a factor and that of B has A x. With both at zero neither ever moves.
+# </details>
+#
+# <details><summary>3. Your LoRA beats the base by 4 points, and the intervals overlap. What do you write?</summary>
+# That you saw 4 points on so many rows, and that this many rows cannot tell it from chance. Then get more test rows, or
+# compare the two models on the same rows (lab 07).
+# </details>
+#
+# **Next:** lab 04 puts the base into 4 bits and trains the same adapter over it.
+
+# %%
+progress()
