@@ -1,9 +1,9 @@
 """What tiny-base reads before it ever sees a task: seeded documents about the same little world.
 
-Plain texts (diaries, village pages, records, stories) and dialogues in the chat format on *other* small tasks.
-A document is a string, or a list of (role, text) pieces: turns of a dialogue ("user", "assistant"; "answer" is
-an assistant's that is worth more in the loss), or plain text ("line") with a "note" here and there that is worth more. No ticket is ever shown with its labels: the
-tickets in here are plain text, and of training families only.
+Plain texts (diaries, village pages, records, stories) and dialogues in the chat format on *other* small tasks. A
+document is a string, or a list of (role, text) pieces: turns of a dialogue ("user", "assistant", and "answer", an
+assistant's that is worth more in the loss), or plain text ("line") with a "note" here and there that is worth more.
+No ticket is ever shown with its labels: the tickets in here are plain text, and of training families only.
 """
 
 from __future__ import annotations
