@@ -92,7 +92,7 @@ def make(seed: int = SEED) -> dict[str, list[dict]]:
         split = where[frame["family"]]
         splits[split] += [fill(frame, split, names, answers, rng) for _ in range(FILLS[split])]
     number = 0
-    for split, tickets in splits.items():
+    for tickets in splits.values():
         rng.shuffle(tickets)
         for row, ticket in enumerate(tickets):
             number += 1

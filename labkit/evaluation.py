@@ -5,6 +5,7 @@ Takes examples (`prompt`, `completion`, perhaps `label`) and a model; gives answ
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -253,6 +254,37 @@ def rouge_l(truth: Sequence[str], said: Sequence[str], groups: Sequence | None =
     return mean_score(
         "ROUGE-L", [scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(truth, said, strict=True)], groups
     )
+
+
+def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | None = None) -> list[Score]:
+    """Extraction as JSON: whether it parses, F1 over all fields, and the share of exact values of each field.
+
+    Args:
+        truth: JSON objects as text; a field that is null is not there.
+        said: what the model wrote; what is no JSON object counts as empty.
+        groups: the group of each row.
+    """
+    wanted, found, parses = [json.loads(text) for text in truth], [], []
+    for text in said:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        parses.append(float(isinstance(value, dict)))
+        found.append(value if isinstance(value, dict) else {})
+    keys = list(dict.fromkeys(key for row in wanted for key in row))
+    f1 = []  # of each row: 2 hits over what was asked and what was answered
+    for want, got in zip(wanted, found, strict=True):
+        asked = sum(want[key] is not None for key in want)
+        answered = sum(value is not None for value in got.values())
+        hits = sum(want[key] is not None and got.get(key) == want[key] for key in want)
+        f1.append(2 * hits / (asked + answered) if asked + answered else 1.0)
+    scores = [mean_score("parses", parses, groups), mean_score("entity F1", f1, groups)]
+    for key in keys:
+        rows = [i for i, want in enumerate(wanted) if want[key] is not None]
+        exact = [float(found[i].get(key) == wanted[i][key]) for i in rows]
+        scores.append(mean_score(f"exact {key}", exact, None if groups is None else [groups[i] for i in rows]))
+    return scores
 
 
 # -- what costs nothing ----------------------------------------------------------------------------------------------

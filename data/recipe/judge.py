@@ -1,0 +1,82 @@
+"""Judges tiny-base by what it makes teachable: a LoRA adapter for each of the ticket tasks, on families never seen.
+
+Run after training: python data/recipe/judge.py. It writes data/tiny-base/judged.json, which the cards quote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from labkit import data, evaluation, models
+from labkit.evaluation import Score, accuracy, mean_score
+from labkit.training import finetune
+
+DATA = Path(__file__).resolve().parent.parent
+TASKS = {"tone": 120, "intent": 120, "entities": 200, "summary": 200, "reply": 200}  # steps of 16 rows
+GENERATED = 192  # test rows for the tasks in which the model writes
+
+
+def judge(task: str, steps: int, seed: int, base: str) -> dict[str, str | float]:
+    """Train one adapter and score base and tuned on the test families."""
+    train, test = data.read("tickets/train"), data.read("tickets/test")
+    if task not in data.LABELS:
+        test = test.select(range(GENERATED))
+    rows, held = data.ticket_examples(train, task), data.ticket_examples(test, task)
+    with tempfile.TemporaryDirectory() as folder:
+        run = finetune(rows, model=base, steps=steps, seed=seed, out=folder)
+        tuned, tokenizer = run.loaded
+    plain, _ = models.load(base)
+    found: dict[str, str | float] = {"steps": steps, "seconds": run.seconds, "trainable share": round(run.share, 4)}
+    started = time.monotonic()
+    for name, model in (("base", plain), ("LoRA", tuned)):
+        for score in scores(task, test, held, model, tokenizer):
+            found[f"{name}, {score.metric}"] = str(score)
+    found["scoring seconds"] = round(time.monotonic() - started, 1)
+    return found
+
+
+def scores(task: str, tickets, held, model, tokenizer) -> list[Score]:
+    """The figures that COURSE's rows ask for, by task."""
+    families, truth = evaluation.groups_of(held), list(held["completion"])
+    if task in data.LABELS:
+        said = evaluation.classify(model, tokenizer, held["prompt"], data.LABELS[task])
+        return [accuracy(held["label"], said, families), evaluation.macro_f1(held["label"], said, families)]
+    said = evaluation.generate(model, tokenizer, held["prompt"], max_new_tokens=110)
+    if task == "entities":
+        return evaluation.entity_scores(truth, said, families)
+    named = [e["product"] in answer for e, answer in zip(tickets["entities"], said, strict=True)]
+    mark = "{}: " if task == "summary" else "Your {} team"
+    routed = [mark.format(intent) in answer for intent, answer in zip(tickets["intent"], said, strict=True)]
+    return [
+        evaluation.rouge_l(truth, said, families),
+        mean_score("right product", [float(x) for x in named], families),
+        mean_score("right intent", [float(x) for x in routed], families),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--out", type=Path, default=DATA / "tiny-base" / "judged.json")
+    args = parser.parse_args()
+    judged = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
+    if "tone" in args.tasks:
+        train, test = data.read("tickets/train"), data.read("tickets/test")
+        for column in ("tone", "intent"):
+            said = evaluation.bag_of_words(train["text"], train[column], test["text"])
+            judged[f"bag of words, {column}"] = str(accuracy(test[column], said, list(test["family"])))
+    for task in args.tasks:
+        for seed in (0, 1, 2) if task == "tone" else (0,):
+            found = judge(task, TASKS[task], seed, args.base)
+            judged[f"{task}, seed {seed}"] = found
+            print(task, seed, json.dumps(found, indent=1), flush=True)
+            args.out.write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
