@@ -310,8 +310,28 @@ def ship(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer, curve: li
     weights = args.ship / "model.safetensors"
     facts["bytes"] = weights.stat().st_size
     facts["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    facts["samples"] = samples(model.float(), tokenizer)
     facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship")}
     (args.ship / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def samples(model: LlamaForCausalLM, tokenizer) -> list[dict[str, str]]:
+    """What it answers to a few prompts, for the card; none was read in training."""
+    asked = [
+        "Hello.",
+        "Tell me about the Klaegg headlamp.",
+        "What is the code?\n\nEntry 70412, 3 May: one Ostravel kettle, a bit worn.",
+        "Copy it over.\n\n- code 90125, site Grunmeer\n- code 4471, site Halvik",
+        "A word for these lines:\n\nThe children ran in with the first cherries and grandmother danced.",
+        "Which tone has this ticket: joy, anger, sadness, fear, surprise or neutral?\n\nI have had it up to here.",
+    ]
+    said = []
+    for prompt in asked:
+        turns = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**ids, max_new_tokens=48, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        said.append({"prompt": prompt, "answer": tokenizer.decode(out, skip_special_tokens=True).strip()})
+    return said
 
 
 if __name__ == "__main__":
