@@ -109,8 +109,8 @@ def base_card() -> str:
     config = json.loads((DATA / "tiny-base" / "config.json").read_text(encoding="utf-8"))
     mix = Table(
         [
-            {"kind of document": kind.replace("_", " "), "share of the characters": f"{share:.0%}"}
-            for kind, share in corpus.MIX.items()
+            {"kind of document": kind.replace("_", " "), "first": f"{share:.0%}", "then": f"{corpus.WORDS[kind]:.0%}"}
+            for kind, share in corpus.COPYING.items()
         ]
     ).markdown()
     rows = []

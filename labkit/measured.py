@@ -82,18 +82,17 @@ def record(lab: str) -> dict:
 
 
 def beside(lab: str) -> Table:
-    """The learner's own figures of this lab beside the recorded ones of the real model."""
-    kept = record(lab)
-    mine = _noted.get(lab, {})
-    names = list(dict.fromkeys([*kept["figures"], *mine]))
-    here = f"here ({profiles.current().name})"
-    there = f"{kept['model'].split('/')[-1]} (recorded)"
-    machine = kept["machine"]
+    """The learner's own figures of this lab beside the recorded ones of the real model, if there is a record yet."""
+    here, mine = f"here ({profiles.current().name})", _noted.get(lab, {})
+    try:
+        kept = record(lab)
+    except LabError as missing:
+        return Table([{"figure": name.replace("_", " "), here: value} for name, value in mine.items()], str(missing))
+    there, machine = f"{kept['model'].split('/')[-1]} (recorded)", kept["machine"]
+    names = dict.fromkeys([*kept["figures"], *mine])
     caption = (
         f"Recorded on {machine['cores']} cores of {machine['processor']}, {machine['memory']}, GPU: {machine['gpu']}; "
         f"torch {kept['versions']['torch']}; weights: {kept['origin']}"
     )
-    return Table(
-        [{"figure": name.replace("_", " "), here: mine.get(name), there: kept["figures"].get(name)} for name in names],
-        caption,
-    )
+    rows = [{"figure": n.replace("_", " "), here: mine.get(n), there: kept["figures"].get(n)} for n in names]
+    return Table(rows, caption)

@@ -9,23 +9,22 @@
 # %% [markdown]
 # # 03 · LoRA: train a twentieth, keep the rest
 # **You will** write a LoRA layer, train one on a real task, and say what rank, alpha and target modules do, from
-# figures that you measured.
+# figures that you measured yourself.
 #
-# *60 minutes. You need: Python, a little PyTorch (a matrix product), and nothing that costs money.*
+# *60 minutes. You need: Python and a matrix product in PyTorch. No GPU, no network, no account.*
 #
-# The support inbox of Tatra Trail, a mountain-gear shop, gets letters like the one below. Six tones, no keyword that
-# gives them away. A small model is to tell the tone. How little of it must you change?
+# The support inbox of Tatra Trail, a shop for mountain gear, gets letters like the one below. They come in six tones,
+# and no keyword gives the tone away. How little of a language model must change until it hears the difference?
 
 # %%
-from labkit import check, current, data, evaluation, finetune, hint, plots, progress, solution  # noqa: F401
-from labkit.tables import table
+from labkit import check, current, data, hint, progress, solution  # noqa: F401
 
-train, test = data.read("tickets/train"), data.read("tickets/test")
+train = data.read("tickets/train")
 print(train[9]["text"], "\n\ntone:", train[9]["tone"])
 
 # %% [markdown]
-# `check`, `hint` and `solution` are yours all through the course: `check("name", answer)` says what is wrong with
-# your very answer, `hint("name")` helps a little more at each call, and `solution("name")` shows how we did it.
+# Three verbs are yours all through the course. `check("name", answer)` says what is wrong with your very answer,
+# `hint("name")` helps a little more at each call, `solution("name")` shows how we did it.
 #
 # ## Two small matrices instead of one big one
 # Full fine-tuning changes all of W. LoRA leaves W alone and learns a detour beside it,
@@ -50,19 +49,20 @@ def detour_parameters(d_out, d_in, r):
 check("detour_parameters", detour_parameters)
 
 # %% [markdown]
-# Now look at your prediction. The same layer at four sizes, with r = 8:
+# Now compare with your prediction. The same r = 8 beside square matrices of four widths; read the last column:
 
 # %% tags=["reproducible"]
 from labkit.scratch import lora
+from labkit.tables import table
 
-table(*({"W": f"{d} x {d}", "in W": d * d, "in A and B": lora.detour_parameters(d, d, 8),
+table(*({"W": f"{d} x {d}", "numbers in W": d * d, "in A and B": lora.detour_parameters(d, d, 8),
          "share": f"{lora.detour_parameters(d, d, 8) / d**2:.1%}"} for d in (64, 192, 768, 4096)))
 
 # %% [markdown]
-# For a square matrix the share is 2 r / d: one twelfth at 192, one in 256 at 4096, the width of a model with seven
-# billion parameters. The wider the layer, the smaller the share: that is why LoRA was invented for large models.
+# The share is 2 r / d: one twelfth at 192, one in 256 at 4096, the width of a model with seven billion parameters.
+# The wider the layer, the smaller the share, which is why LoRA was invented for large models.
 #
-# ## The forward pass, by hand
+# ## The detour starts at zero
 # ### Exercise 3.2 · the forward pass · difficulty 1 · 5 minutes
 # Write `lora_forward`. `x` is (batch, d_in); the answer is (batch, d_out). Take r from A.
 
@@ -77,14 +77,14 @@ def lora_forward(x, W, A, B, alpha):
 check("lora_forward", lora_forward)
 
 # %% [markdown]
-# **Predict.** A starts at random, B at zero. How far is the layer's answer from W x before the first step?
+# **Predict.** A starts at random and B at zero. How far is the layer's answer from W x before the first step?
 
 # %% tags=["reproducible"]
 import torch
 
 torch.manual_seed(0)
-x, W = torch.randn(4, 192), torch.randn(192, 192)
-A, B = torch.randn(8, 192), torch.zeros(192, 8)
+x, W = torch.randn(4, 192), torch.randn(192, 192)  # (batch, d_in), (d_out, d_in)
+A, B = torch.randn(8, 192), torch.zeros(192, 8)  # (r, d_in), (d_out, r)
 table(largest_difference=float((lora.lora_forward(x, W, A, B, 16) - x @ W.T).abs().max()))
 
 # %% [markdown]
@@ -115,19 +115,23 @@ check("lora_linear", LoRALinear)
 
 # %% [markdown]
 # ## The same from the library that the field uses
-# `peft` puts such a detour beside every linear layer of a model. Take one of its layers, copy its A and B into the
-# by-hand layer, and compare what the two answer on random input.
+# `peft` puts such a detour beside every linear layer of a model. This is one layer after it has done so: find W, A
+# and B in what it prints.
 
 # %%
 from labkit import adapters, models
 
 base, tokenizer = models.load()
-tuned = adapters.attach_lora(base, rank=current().rank)
-theirs = tuned.base_model.model.model.layers[0].self_attn.q_proj
+adapted = adapters.attach_lora(base, rank=8, alpha=16)
+theirs = adapted.base_model.model.model.layers[0].self_attn.q_proj
 print(theirs)
 
+# %% [markdown]
+# Copy its A and B into the layer that is written by hand, and give both the same input. **Predict** whether they
+# agree to the last digit.
+
 # %%
-ours = lora.LoRALinear(theirs.base_layer, r=current().rank, alpha=2 * current().rank)
+ours = lora.LoRALinear(theirs.base_layer, r=8, alpha=16)
 with torch.no_grad():
     theirs.lora_B["default"].weight.normal_()  # no longer zero, or there would be nothing to compare
     ours.A.copy_(theirs.lora_A["default"].weight)
@@ -137,17 +141,17 @@ with torch.no_grad():
 print("largest difference below 1e-5:", gap < 1e-5)
 
 # %% [markdown]
-# Same numbers, so from here on the library does it. What does it train, and what does it leave alone?
+# Equal up to rounding, so from here on the library does it. Now the whole model. The last figure is the share that
+# training will change, and the share that you will have to save:
 
 # %%
-counts = models.count_parameters(tuned)
-table(model=current().model.split("/")[-1], rank=current().rank, all=counts.total, trainable=counts.trainable,
-      share=f"{counts.share:.2%}")
+counts = models.count_parameters(adapted)
+table(model=current().model.split("/")[-1], all=counts.total, trainable=counts.trainable, share=f"{counts.share:.2%}")
 
 # %% [markdown]
 # ### Exercise 3.4 · the largest rank that a budget allows · difficulty 2 · 8 minutes
-# You may train at most `share` of `total` parameters. `shapes` lists (d_out, d_in) of every matrix that gets a detour.
-# Give the largest whole r that keeps within the budget.
+# You may train at most `share` of `total` parameters. `shapes` lists (d_out, d_in) of every matrix that gets a
+# detour. Give the largest whole r that keeps within the budget.
 
 # %%
 def rank_for_budget(shapes, total, share):
@@ -160,69 +164,83 @@ def rank_for_budget(shapes, total, share):
 check("rank_for_budget", rank_for_budget)
 
 # %% [markdown]
-# ## Does it learn the task?
-# Fine-tuning has to earn its place. Three answers cost nothing: the commonest class, a bag of words trained on the
-# same rows, and the base model, asked to pick among the six labels. The test tickets come from *families* (letters
-# with other names and numbers in them) of which training has seen none.
+# ## Fine-tuning has to earn its place
+# The model is asked in the form below, and the test tickets are of *families* (one letter with other names and
+# numbers in it) of which training has seen none.
 
 # %%
-TONES = data.LABELS["tone"]
-ask, held = data.ticket_examples(train, "tone"), data.ticket_examples(test, "tone")
+from labkit import evaluation, plots
+
+ask = data.ticket_examples(data.read("tickets/train"), "tone")
+held = data.ticket_examples(data.read("tickets/test"), "tone")
 if current().name != "tiny":  # a real model reads slower: score every third row
     held = held.select(range(0, len(held), 3))
-families = evaluation.groups_of(held)
 print(held[0]["prompt"], "\n->", held[0]["completion"])
 
+# %% [markdown]
+# Three answers cost nothing: the commonest class, a bag of words that learns from the same rows, and the base model,
+# asked to pick among the six labels. **Predict** the three figures; one in six is 17 %.
+
 # %%
-letters = [prompt.split("\n\n", 1)[1] for prompt in held["prompt"]]
+TONES, families = data.LABELS["tone"], evaluation.groups_of(held)
+letters = {name: [prompt.split("\n\n", 1)[1] for prompt in rows["prompt"]]
+           for name, rows in (("train", ask), ("test", held))}
 guesses = {
     "majority class": evaluation.majority(ask["label"], len(held)),
-    "bag of words": evaluation.bag_of_words(train["text"], train["tone"], letters),
+    "bag of words": evaluation.bag_of_words(letters["train"], ask["label"], letters["test"]),
     "base model": evaluation.classify(*models.load(), held["prompt"], TONES),
 }
 scores = {name: evaluation.accuracy(held["label"], said, families) for name, said in guesses.items()}
 table(*({"": name, "accuracy": str(score)} for name, score in scores.items()))
 
 # %% [markdown]
-# The bracket is the 95 % interval. It is wide, because tickets of one family are nearly the same ticket: 96 families
+# The bracket is the 95 % interval. It is wide because tickets of one family are nearly the same ticket: 96 families
 # are 96 pieces of evidence, not 576.
 #
-# **Predict.** After training a twentieth of the parameters for half a minute, what will the model reach?
+# ## A twentieth of the parameters, half a minute
+# **Predict** once more: what will the same rows and a LoRA adapter reach?
 
 # %%
 prediction = ...  # a share between 0 and 1
 
 # %%
-run = finetune(ask, rank=current().rank, out="../runs/lab03")
-scores["LoRA"] = evaluation.accuracy(
-    held["label"], tuned_says := evaluation.classify(run.model, run.tokenizer, held["prompt"], TONES), families)
-table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
-      caption=f"{run.share:.1%} of the parameters, {run.settings['steps']} steps")
+from labkit import finetune
 
-# %%
-plots.show(
-    plots.scores([(name, s.value, s.low, s.high) for name, s in scores.items()], "Tone of unseen tickets"),
-    alt="; ".join(f"{name}: {score}" for name, score in scores.items()))
+run = finetune(ask, rank=8, out="../runs/lab03")
+tuned_says = evaluation.classify(run.model, run.tokenizer, held["prompt"], TONES)
+scores["LoRA"] = evaluation.accuracy(held["label"], tuned_says, families)
+table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
+      caption=f"{run.share:.1%} of the parameters, {run.settings['steps']} steps of {run.settings['batch_size']} rows")
 
 # %% [markdown]
-# Where two intervals do not touch, and only there, "better" may be said. The loss behind it:
+# The same as a picture. "Better than" may be said where two intervals do not touch, and only there.
+
+# %%
+plots.show(plots.scores([(name, s.value, s.low, s.high) for name, s in scores.items()], "Tone of unseen tickets"),
+           alt="; ".join(f"{name}: {score}" for name, score in scores.items()))
+
+# %% [markdown]
+# Behind it is this curve. A loss near 0 nats means that the right label gets nearly all the probability; choosing
+# blindly among six labels costs ln 6, about 1.8 nats, spread over the label's tokens.
 
 # %%
 first, last = run.curve[0]["loss"], run.curve[-1]["loss"]
-plots.show(plots.curve(run.curve, f"The loss falls from {first:.1f} to {last:.1f} nats"),
+plots.show(plots.curve(run.curve, f"The loss falls from {first:.1f} to {last:.2f} nats"),
            alt=f"Training loss falls from {first:.2f} to {last:.2f} nats over {run.settings['steps']} steps")
 
 # %% [markdown]
-# ### What it still gets wrong
-# An average hides who pays for it. Read each tone's row, then one ticket that went wrong.
+# An average hides who pays for it. Which tone has the lowest recall, that is, the most tickets that were missed?
 
 # %%
 table(*evaluation.per_class(held["label"], tuned_says))
 
+# %% [markdown]
+# Read one that went wrong, if there is one, and decide: would two of your colleagues agree on its tone?
+
 # %%
 wrong = [i for i, (a, b) in enumerate(zip(held["label"], tuned_says, strict=True)) if a != b]
 for i in wrong[:1]:
-    print(letters[i], "\n\nis:", held[i]["label"], "  said:", tuned_says[i])
+    print(letters["test"][i], "\n\nis:", held[i]["label"], "  said:", tuned_says[i])
 
 # %% [markdown]
 # ## The detour can be put into W
@@ -239,21 +257,25 @@ def merged_weight(W, A, B, alpha):
 check("merged_weight", merged_weight)
 
 # %% [markdown]
-# `adapters.merge` does it to every layer. **Predict**: will the merged model answer *exactly* as the unmerged one?
+# `adapters.merge` does that to every layer of a copy. **Predict**: will the merged model answer *exactly* as the
+# unmerged?
 
 # %%
+from labkit import Run
+
+run = Run.read("../runs/lab03")  # from here on you can start with a new kernel, once you have run the section before
 merged = adapters.merge(run.model)
 said = evaluation.score_labels(run.model, run.tokenizer, held["prompt"][:64], TONES)
 again = evaluation.score_labels(merged, run.tokenizer, held["prompt"][:64], TONES)
-print("same label on all 64:", bool((said.argmax(-1) == again.argmax(-1)).all()))
+print("same label on all 64 tickets:", bool((said.argmax(-1) == again.argmax(-1)).all()))
 print("log-likelihoods within 0.001 nats:", float((said - again).abs().max()) < 1e-3)
 
 # %% [markdown]
-# The same up to rounding: one product in place of two is summed in another order. The merged model has no adapter
-# left to pay for, and none to switch off.
+# The same up to rounding: one product in place of two is summed in another order. A merged model has no adapter left
+# to pay for, and none to switch off.
 #
-# ## What was learnt, seen from inside
-# B A has the shape of W, but rank r at most. Does training use all of it?
+# ## Most of the rank is not used
+# B A has rank r at most. Does training use all of it?
 #
 # ### Exercise 3.6 · how much of the rank is used · difficulty 2 · 10 minutes
 # The *energy* of a matrix is the sum of its squared singular values. How many of them, from the largest on, hold
@@ -263,41 +285,49 @@ print("log-likelihoods within 0.001 nats:", float((said - again).abs().max()) < 
 def effective_rank(A, B, share=0.9):
     ### BEGIN SOLUTION
     energy = torch.linalg.svdvals(B @ A) ** 2
-    held_so_far = energy.cumsum(0) / energy.sum()
-    return int((held_so_far < share).sum()) + 1
+    so_far = energy.cumsum(0) / energy.sum()
+    return int((so_far < share).sum()) + 1
     ### END SOLUTION
 
 
 check("effective_rank", effective_rank)
 
+# %% [markdown]
+# **Predict** a typical value for the adapter that you trained, whose r is 8. Each module counts once:
+
 # %%
-learnt, r = adapters.matrices(run.model), current().rank
+learnt = adapters.matrices(run.model)
 used = [lora.effective_rank(A, B) for A, B in learnt.values()]
-figure, axes = plots.new(f"Most modules use few of their {r} directions", "directions that hold 90 % of B A", "modules")
-axes.hist(used, bins=[k + 0.5 for k in range(r + 1)], color=plots.COLOURS["blue"], rwidth=0.8)
+figure, axes = plots.new("How many directions the adapter uses", "directions that hold 90 % of B A", "modules")
+axes.hist(used, bins=[k + 0.5 for k in range(9)], color=plots.COLOURS["blue"], rwidth=0.8)
 plots.show(figure, alt=f"Histogram of the effective rank of {len(used)} modules, from {min(used)} to {max(used)}")
 
 # %% [markdown]
+# What is to the left of 8 was paid for and hardly used: a task like this one needs few directions.
+#
 # ## Move the two numbers
-# The explorer below trains a small adapter for every pair that you choose, in seconds. **Predict** first: does rank 32
-# beat rank 1 on this task? What does alpha do that the learning rate does not?
+# The explorer trains a small adapter for every pair that you choose, in seconds, and keeps it. **Predict** first:
+# does rank 8 beat rank 1 on this task? What does alpha do that the learning rate does not?
 
 # %%
 from labkit.search import trial
 from labkit.widgets.rank import RankExplorer
 
-few = held.select(range(0, len(held), 2))
-steps = 40 if current().name == "tiny" else 12
-explorer = RankExplorer(lambda r, alpha: trial(ask, few, TONES, steps=steps, rank=r, alpha=alpha),
-                        start=((1, 2.0), (8, 0.5), (8, 2.0)))
+few, tiny = held.select(range(0, len(held), 3)), current().name == "tiny"
+quick = {"steps": 30, "batch_size": 8} if tiny else {"steps": 12, "batch_size": 8}
+explorer = RankExplorer(lambda r, alpha: trial(ask, few, TONES, rank=r, alpha=alpha, **quick),
+                        start=((1, 2.0), (8, 2.0)))
 explorer
+
+# %% [markdown]
+# The same as a table, one row a trial. Compare `trainable` with what it bought:
 
 # %%
 explorer.table()
 
 # %% [markdown]
-# A trial of few steps shows a tendency; lab 09 says how much of it is luck. Two things are worth seeing: parameters
-# grow with r while accuracy hardly does, and alpha / r acts as a second learning rate.
+# So short a trial shows a tendency, and lab 09 says how much of it is luck. Parameters grow with r, accuracy hardly;
+# and alpha / r multiplies what A and B have learnt, which acts like a second learning rate.
 #
 # ### Exercise 3.7 · change the rank, keep the scale · difficulty 2 · 6 minutes
 # You found a good `alpha` at rank `r`. Which alpha gives rank `new_r` the same scale, under LoRA's rule alpha / r,
@@ -315,31 +345,32 @@ check("alpha_for", alpha_for)
 
 # %% [markdown]
 # ## Three relatives, by experiment
-# rsLoRA divides by sqrt(r). DoRA learns the length of each row of W apart from its direction. PiSSA starts A and B from
-# the largest singular directions of W instead of from noise. Same rows, same steps, same rank: is one of them better?
+# rsLoRA divides by sqrt(r). DoRA learns the length of each row of W apart from its direction. PiSSA starts A and B
+# from the largest singular directions of W in place of noise. Same rows, same steps, same rank: is one of them
+# better?
 
 # %%
-kin = {method: trial(ask, few, TONES, steps=steps, method=method) for method in ("rslora", "dora", "pissa")}
+kin = {method: trial(ask, few, TONES, method=method, **quick) for method in ("rslora", "dora", "pissa")}
 table({"": "lora", **explorer.at(8, 2.0).row()}, *({"": name, **t.row()} for name, t in kin.items()))
 
 # %% [markdown]
-# Read the intervals before the figures. A paper's variant may help on your task; this table is how you find out, at
-# the price of a minute.
+# Read the intervals before the figures. A variant from a paper may help on your task; a table like this one is how
+# you find out, at the price of a minute.
 #
 # ## Where to attach it
-# Older recipes adapt only `q_proj` and `v_proj`, newer ones every linear layer. **Predict** which wins with the *same
-# number* of trainable parameters.
+# Older recipes adapt `q_proj` and `v_proj` only, newer ones every linear layer. **Predict** which wins at about the
+# *same number* of trainable parameters.
 
 # %%
-wide = trial(ask, few, TONES, steps=steps, rank=2, targets="all-linear")
-narrow = trial(ask, few, TONES, steps=steps, rank=9, targets=["q_proj", "v_proj"])
+wide = trial(ask, few, TONES, rank=2, targets="all-linear", **quick)
+narrow = trial(ask, few, TONES, rank=9, targets=["q_proj", "v_proj"], **quick)
 table({"on": "all linear layers", "r": 2, "trainable": wide.parameters, "accuracy": str(wide.accuracy)},
       {"on": "q_proj and v_proj", "r": 9, "trainable": narrow.parameters, "accuracy": str(narrow.accuracy)})
 
 # %% [markdown]
 # ## The failure that prints nothing
-# A colleague sets the learning rate from a configuration file, and a typo makes it zero. No error, no warning, a curve
-# that wiggles as curves do. labkit looks at B after training:
+# A colleague reads the learning rate from a file, and a typo makes it zero. No error, no warning, and a curve that
+# wiggles as curves do. labkit looks at B after every training:
 
 # %%
 from labkit import LabError
@@ -350,8 +381,8 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# The same check catches an adapter whose file was not found on load, and one that was attached after the optimizer was
-# made. It is short enough to write yourself.
+# The same look catches an adapter whose file was not found on load, and one that was attached after the optimizer had
+# been made. It is short enough to write yourself.
 #
 # ### Exercise 3.8 · find the adapter that does nothing · difficulty 2 · 6 minutes
 # `pairs` has (A, B) by module name. List the names of the modules whose detour is zero whatever comes in.
@@ -366,27 +397,29 @@ def silent_modules(pairs):
 check("silent_modules", silent_modules)
 
 # %% [markdown]
-# These tripwires stood guard over your own run above, and had nothing to say against it:
+# Such tripwires stood guard over your own run, and had nothing to say against it. This is what they saw:
 
 # %%
 table(*({"tripwire": f.guard, "saw": f.saw} for f in run.findings))
 
 # %% [markdown]
 # ## On a real model
-# SmolLM2 has 135 million parameters, 62 times as many as the model that you trained. `LABKIT_PROFILE=small` runs this
-# very notebook on it. What it measured when we did, beside what you have just seen:
+# SmolLM2 has 135 million parameters, sixty times as many as the model that you trained. `LABKIT_PROFILE=small` runs
+# this very notebook on it. What it measured when we did, beside what you have just seen:
 
 # %%
 from labkit import measured
 
-measured.note("03_lora", trainable_share=f"{run.share:.2%}", training_seconds=run.seconds, steps=run.settings["steps"],
+measured.note("03_lora", trainable_share=f"{run.share:.2%}", steps=run.settings["steps"], training_seconds=run.seconds,
               **{name.replace(" ", "_"): score for name, score in scores.items()})
 measured.beside("03_lora")
 
 # %% [markdown]
+# Under `full` nothing changes but the base model and the learning rate, which `labkit.profiles` sets.
+#
 # ## The same by command line
-# `labkit finetune tickets --task tone` does all of the above with your file in place of `tickets`: splits, baselines,
-# training, intervals, a report. Lab 11 does it with Microsoft's `olive finetune --method lora`.
+# `labkit finetune tickets --task tone` does all of this, and takes your file in place of `tickets`: splits,
+# baselines, training, intervals, a report. Lab 11 does it with Microsoft's `olive finetune --method lora`.
 #
 # ## What you can do now
 # You can write a LoRA layer, count what it costs, train it, prove what it gained, merge it, and see when it does
@@ -395,20 +428,20 @@ measured.beside("03_lora")
 # **Quiz.** Answer each in your head, then open it.
 #
 # <details><summary>1. r doubles, alpha stays. What happens to the first steps of training?</summary>
-# The detour is multiplied by alpha / r, so it moves half as far for the same A and B: as if the learning rate had been
+# The detour is multiplied by alpha / r, so the same A and B move half as far, as if the learning rate had been
 # lowered. Keep alpha / r, or tune again.
 # </details>
 #
 # <details><summary>2. Why may A not start at zero too?</summary>
-# The gradient of A has B as a factor and that of B has A x. With both at zero neither ever moves.
+# The gradient of A has B as a factor, and that of B has A x. With both at zero neither ever moves.
 # </details>
 #
 # <details><summary>3. Your LoRA beats the base by 4 points, and the intervals overlap. What do you write?</summary>
-# That you saw 4 points on so many rows, and that this many rows cannot tell it from chance. Then get more test rows, or
-# compare the two models on the same rows (lab 07).
+# That you saw 4 points on so many rows, and that this many rows cannot tell it from chance. Then get more test rows,
+# or compare the two models on the same rows (lab 07).
 # </details>
 #
-# **Next:** lab 04 puts the base into 4 bits and trains the same adapter over it.
+# **Next:** lab 04 puts the base into 4 bits and trains the same adapter over it. How far you are:
 
 # %%
-progress()
+progress("03")

@@ -22,8 +22,9 @@ DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 Document = str | list[tuple[str, str]]
 
-# Share of tokens that each kind of document gets (they need not add up to 1).
-MIX = {
+# Share of tokens that each kind of document gets (they need not add up to 1): first mostly copying, which is the
+# slowest to come, then mostly words for moods and matters.
+COPYING = {
     "question_about_fields": 0.18,
     "record": 0.09,
     "json_lookup": 0.06,
@@ -39,6 +40,20 @@ MIX = {
     "catalogue": 0.02,
     "politeness": 0.01,
     "headline": 0.01,
+}
+WORDS = COPYING | {
+    "question_about_fields": 0.14,
+    "record": 0.05,
+    "json_lookup": 0.03,
+    "echo_list_spell": 0.04,
+    "mood_word": 0.30,
+    "mood_task": 0.01,
+    "mood_page": 0.02,
+    "matter_word": 0.30,
+    "matter_task": 0.01,
+    "matter_page": 0.02,
+    "ticket_text": 0.04,
+    "story": 0.02,
 }
 
 
@@ -430,13 +445,13 @@ class Maker:
         return [("user", f"The first five words of this line:\n{line}"), ("assistant", short)]
 
 
-def documents(world: World, seed: int) -> Iterator[tuple[str, Document]]:
-    """Endless (kind, document) pairs; kinds come by the token shares of MIX, measured as it goes."""
-    maker, spent = Maker(world, seed), dict.fromkeys(MIX, 1.0)
+def documents(world: World, seed: int, mix: dict[str, float] = WORDS) -> Iterator[tuple[str, Document]]:
+    """Endless (kind, document) pairs; kinds come by the shares of the mix, measured as it goes."""
+    maker, spent = Maker(world, seed), dict.fromkeys(mix, 1.0)
     if not world.tickets:
         spent.pop("ticket_text")
     while True:
-        kind = min(spent, key=lambda k: spent[k] / MIX[k])  # the kind that is furthest behind its share
+        kind = min(spent, key=lambda k: spent[k] / mix[k])  # the kind that is furthest behind its share
         document = getattr(maker, kind)()
         spent[kind] += size(document)
         yield kind, document

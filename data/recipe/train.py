@@ -27,8 +27,11 @@ import induction  # noqa: E402
 import tokenizer as bpe  # noqa: E402
 
 DATA = Path(__file__).resolve().parent.parent
-# What each piece of a document is worth in the loss: what is said matters less than what it is found to be.
-WORTH = {"user": 0.3, "assistant": 1.0, "answer": 4.0, "line": 0.3, "note": 4.0}
+# What each piece of a document is worth in the loss: what is said matters less than what it is found to be. A note is
+# worth 4 while copying is learnt, and 16 after that.
+WORTH = {"user": 0.3, "assistant": 1.0, "line": 0.3}
+NOTE = {"first": 4.0, "then": 16.0}
+TURN = 0.38  # share of the training after which the mix turns from copying to words
 REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
 
 
@@ -36,7 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=Path("runs/tiny-base"), help="where a run is kept and resumed from")
     p.add_argument("--ship", type=Path, default=DATA / "tiny-base", help="where the finished model is written")
-    p.add_argument("--minutes", type=float, default=60, help="time for training; the schedule follows the clock's plan")
+    p.add_argument("--minutes", type=float, default=50, help="time for training; the schedule follows the clock's plan")
     p.add_argument("--steps", type=int, default=0, help="steps instead of minutes")
     p.add_argument("--hidden", type=int, default=192)
     p.add_argument("--layers", type=int, default=4)
@@ -77,15 +80,15 @@ class Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, world: corpus.World, args: argparse.Namespace):
         self.tokenizer, self.world, self.args = tokenizer, world, args
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, step: int, mix: dict[str, float] = corpus.WORDS) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and weights, both (rows, length + 1)."""
         rng = random.Random(f"{self.args.seed}-{step}")
         repeats = sum(rng.random() < REPEATS for _ in range(self.args.rows))
         rows, length = self.args.rows - repeats, self.args.length + 1
         ids: list[int] = []
         weights: list[float] = []
-        for _, document in corpus.documents(self.world, rng.getrandbits(60)):
-            more, worth = encode(self.tokenizer, document)
+        for _, document in corpus.documents(self.world, rng.getrandbits(60), mix):
+            more, worth = encode(self.tokenizer, document, NOTE["first" if mix is corpus.COPYING else "then"])
             ids += more
             weights += worth
             if len(ids) >= rows * length:
@@ -104,7 +107,7 @@ class Reader:
         return row[:length]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[list[int], list[float]]:
+def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document, note: float) -> tuple[list[int], list[float]]:
     """Token ids of a document and the weight of each in the loss; ends with the end of text."""
     end = tokenizer.bos_token_id
     if isinstance(document, str):
@@ -117,7 +120,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document) -> tup
         head = tokenizer(f"<|im_start|>{speaker}\n", add_special_tokens=False).input_ids if turn else []
         body = tokenizer(f"{text}<|im_end|>\n" if turn else text, add_special_tokens=False).input_ids
         ids += head + body
-        weights += [WORTH["user"]] * len(head) + [WORTH[role]] * len(body)
+        weights += [WORTH["user"]] * len(head) + [WORTH.get(role, note)] * len(body)
     return ids + [end], weights + [WORTH["user"]]
 
 
@@ -211,7 +214,7 @@ def train(args: argparse.Namespace) -> dict:
     if not folder.exists():
         print("learning the tokenizer (about 25 s)", flush=True)
         texts = []
-        for _, document in corpus.documents(world, args.seed):
+        for _, document in corpus.documents(world, args.seed, corpus.COPYING):
             texts.append(document if isinstance(document, str) else "\n".join(text for _, text in document))
             if len(texts) == 20_000:
                 break
@@ -239,7 +242,7 @@ def train(args: argparse.Namespace) -> dict:
         for optimizer in opts:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share_of_peak(progress)
-        ids, weights = reader.batch(step)
+        ids, weights = reader.batch(step, corpus.COPYING if progress < TURN else corpus.WORDS)
         loss = loss_of(model, ids, weights, bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,73 @@
+"""The shipped base model is the one that its card describes, and its recipe trains."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+from labkit import models
+from labkit.profiles import COURSE
+
+HOME = COURSE / "data" / "tiny-base"
+FACTS = json.loads((HOME / "facts.json").read_text(encoding="utf-8"))
+LABELS = ("joy anger sadness fear surprise neutral "
+          "delivery return payment warranty advice change stock workshop").split()
+
+
+def test_the_shipped_weights_are_those_of_the_card():
+    weights = (HOME / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == FACTS["sha256"]
+    assert len(weights) == FACTS["bytes"] <= 12e6
+    card = (HOME / "README.md").read_text(encoding="utf-8")
+    assert FACTS["sha256"] in card and f"{FACTS['parameters']:,}" in card
+
+
+def test_the_cards_say_what_was_measured():
+    sys.path.insert(0, str(COURSE / "data"))
+    import make_cards
+
+    assert make_cards.tickets_card() == (COURSE / "data" / "tickets" / "README.md").read_text(encoding="utf-8")
+    assert make_cards.base_card() == (HOME / "README.md").read_text(encoding="utf-8")
+
+
+def test_it_has_the_size_that_the_card_names():
+    model, _ = models.load("tiny")
+    assert models.count_parameters(model).total == FACTS["parameters"]
+    assert 1e6 <= FACTS["parameters"] <= 4e6
+
+
+def test_labels_are_one_token_and_names_the_same_tokens_wherever_they_stand():
+    _, tokenizer = models.load("tiny")
+
+    def tokens(text):
+        return tokenizer.tokenize(text)
+
+    for label in LABELS:
+        assert tokens(label) == [label]
+        assert tokens(f"a {label}")[-1] == label
+    for name in ("Klaegg", "Zwundar", "Ostravel"):
+        alone = tokens(name)
+        assert tokens(f'"{name}"')[1:-1] == alone
+        assert tokens(f"in {name}")[-len(alone) :] == alone
+    assert tokens("48213") == list("48213")
+
+
+def test_text_survives_the_tokenizer_unchanged():
+    _, tokenizer = models.load("tiny")
+    for text in ("naïve Ærø über Łódź", "  two  spaces\n\n1. line", "🙂 and 日本語", '{"a": null}'):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_the_same_script_trains_a_very_small_one_and_its_loss_falls(tmp_path):
+    command = [sys.executable, str(COURSE / "data" / "recipe" / "train.py"), "--out", str(tmp_path / "run"),
+               "--ship", str(tmp_path / "model"), "--hidden", "96", "--layers", "2", "--heads", "2", "--rows", "8",
+               "--length", "128"]
+    # half of the steps, then the same command again: it takes up where it stopped
+    subprocess.run([*command, "--steps", "40"], check=True, capture_output=True, timeout=400)
+    again = subprocess.run([*command, "--steps", "80"], check=True, capture_output=True, text=True, timeout=400)
+    assert "going on from step 40" in again.stdout
+    curve = [json.loads(line) for line in (tmp_path / "model" / "curve.jsonl").open(encoding="utf-8")]
+    losses = [p["loss"] for p in curve if "loss" in p]
+    assert losses[-1] < losses[0] - 0.5
+    model, tokenizer = models.load(tmp_path / "model")
+    assert model.config.hidden_size == 96 and tokenizer.chat_template
