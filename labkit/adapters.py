@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VARIANTS = ("lora", "rslora", "dora", "pissa")
+NUDGE = 1e-4  # what B begins with in rows of W that are all zero, under DoRA
 
 
 def attach_lora(
@@ -40,22 +41,30 @@ def attach_lora(
         dropout: on the input of the detour, in training only.
         targets: names of modules, or "all-linear" for every linear layer but the output head.
         variant: "lora" (Hu et al., 2021), "rslora" (Kalajdzievski, 2023), "dora" (Liu et al., 2024) or
-            "pissa" (Meng et al., 2024), which moves part of W into the adapter.
+            "pissa" (Meng et al., 2024), which moves part of W into the adapter and leaves the rest frozen.
         seed: of A's random start.
         name: of the adapter.
 
     Raises:
-        LabError: rank is not positive, the variant is unknown, or no module has such a name.
+        LabError: rank is not positive, the variant is unknown, no module has such a name, or PiSSA shall split
+            weights that are quantised.
     """
     import torch
 
     with quiet():  # peft imports bitsandbytes, which has something to say
         from peft import LoraConfig, get_peft_model
 
-    if rank < 1:
+    if rank < 1 or rank != int(rank):
         raise LabError(f"rank {rank}", expected="a whole number from 1 on", where="rank")
     if variant not in VARIANTS:
         raise LabError(f"there is no variant {variant!r}", expected=", ".join(VARIANTS), where="variant")
+    if variant == "pissa" and getattr(model, "is_quantized", False):
+        raise LabError(
+            "PiSSA splits W by its singular values, and these weights are quantised",
+            where="variant",
+            todo="Take another variant, or a base in full precision",
+        )
+    _check_targets(model, targets)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -67,39 +76,103 @@ def attach_lora(
         init_lora_weights="pissa" if variant == "pissa" else True,
     )
     torch.manual_seed(seed)
-    try:
-        with quiet():
-            return get_peft_model(model, config, adapter_name=name)
-    except ValueError as error:
-        known = sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    with quiet():
+        tuned = get_peft_model(model, config, adapter_name=name)
+    if variant == "dora":
+        _start_empty_rows(tuned, name)
+    return tuned
+
+
+def _check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
+    """Refuse a name that no module has; peft passes over it where another name of the list is found."""
+    from torch.nn import Linear
+
+    if targets == "all-linear":
+        return
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    linear = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    unknown = [w for w in wanted if not any(name == w or name.endswith("." + w) for name in linear)]
+    if unknown or not wanted:
+        known = sorted({name.split(".")[-1] for name in linear})
         raise LabError(
-            f"no module of this model is called {targets}", expected=f"some of {', '.join(known)}", where="targets"
-        ) from error
+            f"no linear layer of this model is called {', '.join(unknown)}" if unknown else "no module is named",
+            where="targets",
+            expected=f"all-linear, or some of {', '.join(known)}",
+        )
+
+
+def _start_empty_rows(model: PeftModel, name: str) -> None:
+    """Start B a little off zero where a row of W is all zero.
+
+    DoRA divides by the norm of each row of W + (alpha / r) B A. An empty row has none, and 0 / 0 is not a number;
+    tiny-base has such rows, in the heads that were set by hand.
+    """
+    import torch
+
+    for module in model.modules():
+        if name not in getattr(module, "lora_magnitude_vector", ()):
+            continue
+        norm, a, b = module.lora_magnitude_vector[name].weight, module.lora_A[name].weight, module.lora_B[name].weight
+        empty = norm == 0
+        with torch.no_grad():
+            b[empty] = NUDGE
+            norm[empty] = torch.linalg.norm(module.scaling[name] * b[empty] @ a, dim=1)
+
+
+def save(model: PeftModel, folder: str | Path, start: str | Path | None = None) -> None:
+    """Write the adapter to a folder, so that it fits the base as it was before anything was attached.
+
+    Args:
+        start: the adapter as it was attached, saved before training. PiSSA has taken part of W away: what is saved is
+            then B A - B0 A0, a LoRA of rank 2 r over the whole W (peft's own conversion).
+    """
+    with quiet():
+        model.save_pretrained(
+            str(folder),
+            save_embedding_layers=False,
+            path_initial_model_for_weight_conversion=str(start) if start else None,
+        )
+    (Path(folder) / "README.md").unlink(missing_ok=True)  # a blank card; ours is written from scores
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     """Put a saved adapter on its base.
 
     Raises:
-        LabError: the folder holds no adapter, or one with other shapes than this base has.
+        LabError: the folder holds no adapter, a damaged one, one that lacks weights, or one with other shapes than
+            this base has.
     """
     with quiet():
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
 
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
+    file = folder / "adapter_model.safetensors"
+    if not (folder / "adapter_config.json").is_file() or not file.is_file():
         raise LabError(
             "no adapter here", where=str(folder), expected="adapter_config.json and adapter_model.safetensors"
         )
     try:
+        with safe_open(file, framework="numpy") as opened:
+            saved = set(opened.keys())
         with quiet():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
-    except (RuntimeError, ValueError) as error:
+            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+            wanted = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+    except SafetensorError as error:
+        raise LabError("the adapter's weights are damaged", where=str(file), todo="Copy or train it again") from error
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise LabError(
             "this adapter does not fit this base model",
             where=str(folder),
             todo="Load the base that adapter_config.json names",
         ) from error
+    if missing := sorted(wanted - saved):  # peft only warns, and the model then answers as its base
+        raise LabError(
+            f"the adapter lacks {len(missing)} of its {len(wanted)} weights, first {missing[0]}",
+            where=str(file),
+            todo="Train it again, or see whether something renamed them",
+        )
+    return tuned
 
 
 def merge(model: PeftModel) -> PreTrainedModel:

@@ -165,13 +165,26 @@ def generate(
 # -- figures and their doubt ---------------------------------------------------------------------------------------
 
 
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """95 % interval of a share of independent yes/no rows (Wilson, 1927).
+
+    >>> "%.4f %.4f" % wilson(0.5, 10)
+    '0.2366 0.7634'
+    """
+    z = 1.959964
+    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def interval(
     values: Sequence[float], groups: Sequence | None = None, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % interval of a mean: Wilson's for yes/no rows, a bootstrap over groups where rows come in groups.
 
     Tickets of one family are nearly the same ticket: six right answers on one frame are one piece of evidence, so
-    whole groups are drawn, not rows.
+    whole groups are drawn, not rows. Where all rows are right, or all wrong, every draw is alike and a bootstrap would
+    claim certainty: then it is Wilson's interval with one vote a group.
 
     Args:
         values: one number a row, 0 to 1.
@@ -180,14 +193,9 @@ def interval(
     x = np.asarray(values, float)
     if not len(x):
         raise LabError("no rows to score", expected="at least one")
-    if groups is None and set(np.unique(x)) <= {0.0, 1.0}:
-        n, p, z = len(x), x.mean(), 1.959964
-        middle, half = (
-            (p + z * z / (2 * n)) / (1 + z * z / n),
-            z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
-        )
-        return max(0.0, middle - half), min(1.0, middle + half)
     keys = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if (groups is None and set(np.unique(x)) <= {0.0, 1.0}) or x.mean() in (0.0, 1.0):
+        return wilson(float(x.mean()), int(keys.max()) + 1)
     sums, sizes = np.bincount(keys, x), np.bincount(keys)
     drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
     means = sums[drawn].sum(1) / sizes[drawn].sum(1)
@@ -230,8 +238,10 @@ def macro_f1(
 
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-    low, high = np.quantile(f1(weights), [0.025, 0.975])
-    return Score("macro-F1", float(f1(np.ones(count))), float(low), float(high), len(t))
+    value = float(f1(np.ones(count)))
+    # All right or all wrong: every draw is alike, see `interval`.
+    low, high = wilson(value, int(count)) if value in (0.0, 1.0) else np.quantile(f1(weights), [0.025, 0.975])
+    return Score("macro-F1", value, float(low), float(high), len(t))
 
 
 def per_class(truth: Sequence[str], said: Sequence[str]) -> list[dict]:
@@ -263,6 +273,9 @@ def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | 
         truth: JSON objects as text; a field that is null is not there.
         said: what the model wrote; what is no JSON object counts as empty.
         groups: the group of each row.
+
+    Returns:
+        "parses", "entity F1" and one "exact ..." for each field that any row has.
     """
     wanted, found, parses = [json.loads(text) for text in truth], [], []
     for text in said:
@@ -275,13 +288,15 @@ def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | 
     keys = list(dict.fromkeys(key for row in wanted for key in row))
     f1 = []  # of each row: 2 hits over what was asked and what was answered
     for want, got in zip(wanted, found, strict=True):
-        asked = sum(want[key] is not None for key in want)
+        asked = sum(value is not None for value in want.values())
         answered = sum(value is not None for value in got.values())
-        hits = sum(want[key] is not None and got.get(key) == want[key] for key in want)
+        hits = sum(value is not None and got.get(key) == value for key, value in want.items())
         f1.append(2 * hits / (asked + answered) if asked + answered else 1.0)
     scores = [mean_score("parses", parses, groups), mean_score("entity F1", f1, groups)]
     for key in keys:
-        rows = [i for i, want in enumerate(wanted) if want[key] is not None]
+        rows = [i for i, want in enumerate(wanted) if want.get(key) is not None]
+        if not rows:
+            continue
         exact = [float(found[i].get(key) == wanted[i][key]) for i in rows]
         scores.append(mean_score(f"exact {key}", exact, None if groups is None else [groups[i] for i in rows]))
     return scores

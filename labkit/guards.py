@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+UNMOVED = 1e-6  # an adapter that changed by a smaller share of its size trained nothing: about 32-bit rounding
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -68,21 +70,26 @@ def loss_mask(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> Finding:
 
 
 def end_of_turn_counts(batch: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Refuses a collated batch in which a row's end of turn is masked: the model would never learn to stop.
+    """Refuses a collated batch in which a row's last end of turn is masked or missing: the model would never stop.
 
     The usual cause: pad is the end of turn, and a collator masks every pad.
     """
     end = end_of_turn(tokenizer)
-    counted = (batch["labels"] == end).any(dim=1)
-    if not bool(counted.all()):
-        row = int((~counted).nonzero()[0])
-        cause = "; pad is the same token, and the collator masks it" if tokenizer.pad_token_id == end else ""
-        raise Tripped(
-            "end_of_turn",
-            f"row {row} of the batch: the end of turn (id {end}) does not count in the loss{cause}",
-            todo="Mask the padding by length, as `labkit.data.collate` does, or give pad a token of its own",
-        )
-    return Finding("end_of_turn", f"the end of turn (id {end}) counts in all {len(counted)} rows looked at")
+    ids, labels = batch["input_ids"], batch["labels"]
+    ends = (ids == end) & (batch["attention_mask"].bool() if "attention_mask" in batch else True)
+    for row in range(len(ids)):
+        places = ends[row].nonzero().flatten().tolist()
+        if places and labels[row, places[-1]] == end:
+            continue
+        if places:
+            cause = "; pad is the same token, and the collator masks it" if tokenizer.pad_token_id == end else ""
+            what = f"the end of turn (id {end}) does not count in the loss{cause}"
+            todo = "Mask the padding by length, as `labkit.data.encode.collate` does, or give pad a token of its own"
+        else:
+            what = f"there is no end of turn (id {end})"
+            todo = "Put it behind every completion, as `labkit.data.encode.encode` does"
+        raise Tripped("end_of_turn", f"row {row} of the batch: {what}", todo=todo)
+    return Finding("end_of_turn", f"the end of turn (id {end}) counts in all {len(ids)} rows looked at")
 
 
 def same_prompt(rows: list[dict], tokenizer: PreTrainedTokenizerBase, most: int = 10) -> Finding:
@@ -218,10 +225,30 @@ def frozen_stayed(model: torch.nn.Module, before: dict[str, str]) -> Finding:
     return Finding("frozen_stayed", f"all {len(before)} frozen weights are bit for bit what they were")
 
 
-def adapter_moved(model: torch.nn.Module) -> Finding:
-    """Refuses an adapter that trained nothing: every B is still zero, so the model answers as its base."""
+def adapter_moved(model: torch.nn.Module, start: dict[str, torch.Tensor] | None = None) -> Finding:
+    """Refuses an adapter that trained nothing, so that the model answers as its base.
+
+    Args:
+        model: with an adapter.
+        start: the trainable weights by name before training. With it, what moved by less than a millionth of its size
+            trained nothing; B alone would not tell, since PiSSA does not start it at zero, and a learning rate of
+            1e-30 moves it by 1e-30. Without it, B must differ from zero.
+    """
     from labkit.adapters import matrices
 
+    if start is not None:
+        now = dict(model.named_parameters())
+        moved = math.sqrt(sum(float((now[name].detach() - old).double().square().sum()) for name, old in start.items()))
+        size = math.sqrt(sum(float(old.double().square().sum()) for old in start.values()))
+        share = moved / size if size else math.inf
+        if not share >= UNMOVED:
+            raise Tripped(
+                "adapter_moved",
+                f"training changed the adapter by {share:.1g} of its size: it does nothing",
+                expected=f"at least {UNMOVED:g}",
+                todo="See that its parameters require gradients and that the learning rate is not next to 0",
+            )
+        return Finding("adapter_moved", f"training changed the adapter by {share:.1%} of its size")
     pairs = matrices(model)
     still = [name for name, (_, b) in pairs.items() if not b.any()]
     if pairs and len(still) == len(pairs):
@@ -231,6 +258,11 @@ def adapter_moved(model: torch.nn.Module) -> Finding:
             todo="See that its parameters require gradients and that the learning rate is not 0",
         )
     return Finding("adapter_moved", f"B differs from zero in {len(pairs) - len(still)} of {len(pairs)} adapted modules")
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every trainable weight, for `adapter_moved` to compare with after training."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def reload_agrees(before: torch.Tensor, after: torch.Tensor, tolerance: float = 1e-3) -> Finding:
@@ -273,11 +305,11 @@ def batch_parity(
 
 
 def finite(step: int, loss: float, learning_rate: float) -> None:
-    """Refuses to go on after a loss that is not a number."""
+    """Refuses to go on after a loss that is not a number; `learning_rate` is the peak of the schedule."""
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise Tripped(
             "finite_loss",
-            f"step {step}: the loss is {loss} at learning rate {learning_rate:.2g}",
+            f"step {step}: the loss is {loss} at a learning rate of {learning_rate:.2g} at most",
             todo=f"Try a learning rate of {learning_rate / 10:.1g}, and clip gradients at 1",
         )
 

@@ -54,7 +54,7 @@ class Table:
         """The same as a Markdown table; pipes in cells are escaped."""
 
         def line(cells: list[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+            return "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
 
         rule = "| " + " | ".join("--:" if self._is_number(key) else "---" for key in self.head) + " |"
         return "\n".join([line(self.head), rule, *(line([show(r.get(k)) for k in self.head]) for r in self.rows)])

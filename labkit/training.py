@@ -139,6 +139,7 @@ def finetune(
         LabError: a tripwire refused, a row is too long, or the folder can't be written.
     """
     import torch
+    from transformers import SchedulerType
 
     profile = profiles.named(model if model in profiles.PROFILES else None)
     name = model if isinstance(model, str) else str(model) if model else profile.name
@@ -149,7 +150,16 @@ def finetune(
         )
     if full and quantize:
         raise LabError("quantised weights cannot be trained themselves", where="quantize", todo="Take method='lora'")
-    rank = rank or profile.rank
+    rank = profile.rank if rank is None else rank
+    steps = profile.steps if steps is None else steps
+    batch_size = profile.batch_size if batch_size is None else batch_size
+    for where, number in (("steps", steps), ("batch_size", batch_size)):
+        if number < 1:
+            raise LabError(f"{number}", where=where, expected="a whole number from 1 on")
+    if schedule not in (known := [kind.value for kind in SchedulerType]):
+        raise LabError(f"there is no schedule {schedule!r}", where="schedule", expected=", ".join(known))
+    if learning_rate is None:
+        learning_rate = profile.full_learning_rate if full else profile.learning_rate
     settings = {
         "model": name,
         "method": method,
@@ -159,9 +169,9 @@ def finetune(
         "dropout": dropout,
         "targets": None if full else targets,
         "seed": seed,
-        "learning_rate": learning_rate or (profile.full_learning_rate if full else profile.learning_rate),
-        "steps": capped(steps or profile.steps),
-        "batch_size": batch_size or profile.batch_size,
+        "learning_rate": learning_rate,
+        "steps": capped(steps),
+        "batch_size": batch_size,
         "weight_decay": weight_decay,
         "schedule": schedule,
         "max_length": max_length or profile.max_length,
@@ -173,6 +183,8 @@ def finetune(
     rows = _encoded(examples, tokenizer, settings["max_length"])
     held = _encoded(validation, tokenizer, settings["max_length"]) if validation is not None else None
     collator = collator or partial(collate, pad_id=pad_id(tokenizer))
+    if not resume:  # else a later resume could take a checkpoint of another run for its own
+        _drop_checkpoints(folder)
 
     findings: list[Finding] = []
     if guard:
@@ -185,7 +197,11 @@ def finetune(
         )
     )
     counts = models.count_parameters(tuned)
-    frozen = guards.fingerprint(tuned) if guard else {}
+    frozen, start = (guards.fingerprint(tuned), {} if full else guards.trainable(tuned)) if guard else ({}, {})
+    first = folder / "checkpoints" / "start" if method == "pissa" else None
+    if first:
+        with _full_disk_told(folder):
+            adapters.save(tuned, first)
 
     started = time.monotonic()
     trainer, stop = _trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress)
@@ -198,11 +214,16 @@ def finetune(
     trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
     tuned.eval()
     if guard:
-        findings.append(guards.frozen_stayed(tuned, frozen))
+        if frozen:
+            findings.append(guards.frozen_stayed(tuned, frozen))
         if not full and trainer.state.global_step > 1:  # in the first step the learning rate is 0
-            findings.append(guards.adapter_moved(tuned))
+            findings.append(guards.adapter_moved(tuned, start))
     with _full_disk_told(folder), models.quiet():
-        _save(tuned, tokenizer, folder, full)
+        if full:
+            tuned.save_pretrained(folder / "model")
+            tokenizer.save_pretrained(folder / "model")
+        else:
+            adapters.save(tuned, folder / "adapter", first)
     run = Run(
         folder,
         settings,
@@ -225,6 +246,8 @@ def finetune(
 def capped(steps: int) -> int:
     """Steps, or what LABKIT_STEPS allows where it is fewer (headless runs of the learners' copies)."""
     limit = os.environ.get("LABKIT_STEPS")
+    if limit and not (limit.isdecimal() and int(limit)):
+        raise LabError(f"{limit!r} is no number of steps", where="LABKIT_STEPS", expected="a whole number from 1 on")
     return min(steps, int(limit)) if limit else steps
 
 
@@ -245,11 +268,13 @@ def writable(folder: Path) -> Path:
 def before_training(rows: Dataset, held: Dataset | None, tokenizer, collator: Callable) -> list[Finding]:
     """The tripwires that look at the data: loss mask, end of turn, prompt, leak."""
     few = rows.select(range(min(64, len(rows)))).to_list()
-    bare = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in few]
-    found = [
-        guards.loss_mask(rows.select_columns(["labels"]).to_list(), tokenizer),
-        guards.end_of_turn_counts(collator(bare), tokenizer),
-    ]
+    batch = collator([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in few])
+    found = [guards.loss_mask(rows.select_columns(["labels"]).to_list(), tokenizer)]
+    if "attention_mask" in batch:  # a collator may write labels of its own
+        real = [mask.bool() for mask in batch["attention_mask"]]
+        labels = [row[mask].tolist() for row, mask in zip(batch["labels"], real, strict=True)]
+        guards.loss_mask([{"labels": row} for row in labels], tokenizer)
+    found.append(guards.end_of_turn_counts(batch, tokenizer))
     if "prompt" in rows.column_names:
         found.append(guards.same_prompt(few, tokenizer))
         if held is not None and "prompt" in held.column_names:
@@ -286,9 +311,20 @@ def _row_losses(logits, labels):
 def _encoded(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
     if not len(dataset):
         raise LabError("no rows to train on", where="examples")
-    if {"input_ids", "labels"} <= set(dataset.column_names):
-        return dataset
-    return encode(dataset, tokenizer, max_length)
+    if not {"input_ids", "labels"} <= set(dataset.column_names):
+        return encode(dataset, tokenizer, max_length)
+    for i, row in enumerate(dataset.select_columns(["input_ids", "labels"])):
+        ids, labels = len(row["input_ids"]), len(row["labels"])
+        if ids != labels:
+            raise LabError(f"{ids} input_ids, but {labels} labels", where=f"row {i}", expected="one label a token")
+        if ids > max_length:
+            raise LabError(
+                f"{ids} tokens",
+                where=f"row {i}",
+                expected=f"at most {max_length}",
+                todo="Shorten it, or raise max_length",
+            )
+    return dataset
 
 
 def _trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress):
@@ -377,7 +413,7 @@ def watch():
     class Watch(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             if logs and "loss" in logs:
-                guards.finite(state.global_step, float(logs["loss"]), float(logs.get("learning_rate", 0)))
+                guards.finite(state.global_step, float(logs["loss"]), args.learning_rate)
 
     return Watch()
 
@@ -442,15 +478,6 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
         raise LabError(
             "the disk became full, or the file too large for it", where=str(folder), todo=f"Free some space; {kept}"
         ) from error
-
-
-def _save(tuned, tokenizer, folder: Path, full: bool) -> None:
-    if full:
-        tuned.save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-    else:
-        tuned.save_pretrained(folder / "adapter", save_embedding_layers=False)
-        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a blank card; ours is written from scores
 
 
 def _write(run: Run) -> None:

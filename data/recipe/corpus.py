@@ -28,6 +28,7 @@ COPYING = {
     "question_about_fields": 0.18,
     "record": 0.09,
     "json_lookup": 0.06,
+    "pick_one": 0.05,
     "echo_list_spell": 0.08,
     "mood_word": 0.16,
     "mood_task": 0.04,
@@ -45,6 +46,7 @@ WORDS = COPYING | {
     "question_about_fields": 0.14,
     "record": 0.05,
     "json_lookup": 0.03,
+    "pick_one": 0.08,
     "echo_list_spell": 0.04,
     "mood_word": 0.30,
     "mood_task": 0.01,
@@ -283,6 +285,28 @@ class Maker:
         quoted = [f'"{i}"' for i in items]
         return [("user", "Put quotes around each:\n" + ", ".join(items)), ("assistant", ", ".join(quoted))]
 
+    def pick_one(self) -> Document:
+        """A choice among words, where the answer is any of them: no text beside it says which.
+
+        Label words must be things that one may answer, or an adapter spends its steps on making them possible. The
+        text, where there is one, is of another kind than the words, so nothing is learnt of which fits.
+        """
+        tones, teams = list(TONES), list(self.world.matters)
+        words, texts = self._pick([
+            (tones, lambda: self._matter(self._pick(teams))),
+            (teams, lambda: self._mood(self._pick(tones))),
+            (self.random.sample(self.world.kinds, 6), lambda: self._mood(self._pick(tones))),
+            (self.random.sample(THINGS, 6), lambda: self._matter(self._pick(teams))),
+        ])  # fmt: skip
+        words = self.random.sample(words, self.random.randint(2, len(words))) if self._chance(0.5) else words
+        listed = f"{', '.join(words[:-1])} or {words[-1]}"
+        ask = self._pick(PICKS).replace("{}", listed)
+        while "{noun}" in ask:
+            ask = ask.replace("{noun}", self._pick(NOUNS), 1)
+        text = self._pick([texts(), self._slip()[0], f"{texts()} {self._slip()[0]}"])
+        shown = self._pick([ask, f"{ask}\n\n{text}", f"{ask}\n\n{text}", f"{text}\n\n{ask}"])
+        return [("user", shown), ("assistant", self._pick(words))]
+
     # -- moods and matters: which sentences belong together, never what a ticket is labelled ------------------------
 
     def _lines(self, tone: str, intent: str | None = None) -> str:
@@ -515,6 +539,12 @@ SLIPS = [
     "{thing}, {code}, {town}, {day}.",
 ]
 
+NOUNS = "tone team ticket word line song letter colour note page name kind group door side shelf heap list".split()
+PICKS = [
+    "Pick one: {}.", "Which one: {}?", "Which of these: {}?", "Choose: {}.", "One of these: {}?", "Take one: {}.",
+    "Which {noun} has this {noun}: {}?", "Which {noun} has the {noun}: {}?", "Which {noun} is it: {}?",
+    "Which {noun} does this {noun} go to: {}?", "Which {noun} is this {noun} for: {}?", "Which goes to this: {}?",
+]  # fmt: skip
 NOTES = [  # what stands beside lines, naming their mood; {word} is one of MOOD_WORDS
     "In the margin: {word}.",
     "The word for it is {word}.",

@@ -5,9 +5,12 @@ A front end over `labkit.search.trial`; without ipywidgets it leaves its picture
 
 from __future__ import annotations
 
+import base64
+import html
 from collections.abc import Callable, Sequence
 
 from labkit import plots
+from labkit.errors import LabError
 from labkit.search import Trial
 from labkit.tables import Table
 
@@ -84,6 +87,11 @@ class RankExplorer:
             f"accuracy {trial.accuracy}, {trial.parameters:,} trainable parameters."
         )
 
+    def _img(self) -> str:
+        """The picture as HTML: ipywidgets' own Image has no text for readers who cannot see it."""
+        data = base64.b64encode(plots.png(self.figure())).decode()
+        return f'<img style="max-width:100%" alt="{html.escape(self.alt())}" src="data:image/png;base64,{data}">'
+
     def widget(self):
         """The sliders and the picture, as an ipywidgets box."""
         import ipywidgets as w
@@ -106,16 +114,18 @@ class RankExplorer:
             layout=wide,
             continuous_update=False,
         )
-        picture = w.Image(
-            value=plots.png(self.figure()), format="png", alt=self.alt(), layout=w.Layout(max_width="100%")
-        )
+        picture = w.HTML(value=self._img(), layout=w.Layout(max_width="100%"))
         said = w.Label(value=self.alt(), layout=w.Layout(width="95%"))
 
         def moved(_):
             said.value = f"training with rank {rank.value}, alpha {rank.value * scale.value:g} ..."
-            self.at(rank.value, scale.value)
+            try:
+                self.at(rank.value, scale.value)
+            except LabError as error:  # an error in a callback would be seen nowhere
+                said.value = str(error)
+                return
             self.chosen = (rank.value, scale.value)
-            picture.value, picture.alt, said.value = plots.png(self.figure()), self.alt(), self.alt()
+            picture.value, said.value = self._img(), self.alt()
 
         rank.observe(moved, "value")
         scale.observe(moved, "value")

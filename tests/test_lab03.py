@@ -1,0 +1,57 @@
+"""What lab 03 must prove, read from the executed notebook and from the record of the judge."""
+
+import json
+import re
+
+import pytest
+
+from labkit.profiles import COURSE
+
+
+def percent(text: str) -> float:
+    return float(re.match(r"([\d.]+)%", text).group(1))
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    book = json.loads((COURSE / "solutions" / "03_lora.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    return [("".join(cell["source"]), _text(cell)) for cell in cells]
+
+
+def _text(cell) -> str:
+    parts = []
+    for output in cell["outputs"]:
+        parts += [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
+    return "\n".join("".join(part) for part in parts)
+
+
+def the_output_of(outputs, code: str) -> str:
+    return next(text for source, text in outputs if code in source)
+
+
+def test_the_solved_notebook_shows_the_row_of_the_course(outputs):
+    text = the_output_of(outputs, 'scores["LoRA"]')
+    share = float(re.search(r"([\d.]+)% of the parameters", text).group(1))
+    base, tuned = (percent(re.search(rf"^{name} +([\d.]+%)", text, re.M).group(1)) for name in ("base model", "LoRA"))
+    assert share <= 6 and base <= 40 and tuned >= 90
+
+
+def test_every_check_of_the_solved_notebook_passed(outputs):
+    checks = [text for source, text in outputs if "\ncheck(" in source]
+    assert len(checks) >= 6
+    assert all(text.startswith("passed") for text in checks)
+
+
+def test_by_hand_equals_library_and_merged_equals_unmerged(outputs):
+    assert "below 1e-5: True" in the_output_of(outputs, "theirs.lora_B")
+    assert "tickets: True" in (merged := the_output_of(outputs, "adapters.merge")) and "nats: True" in merged
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_row_holds_for_three_seeds(seed):
+    judged = json.loads((COURSE / "data" / "tiny-base" / "judged.json").read_text(encoding="utf-8"))
+    found = judged[f"tone, seed {seed}"]
+    assert percent(found["base, accuracy"]) <= 40
+    assert percent(found["LoRA, accuracy"]) >= 90
+    assert found["trainable share"] <= 0.06

@@ -1,0 +1,295 @@
+"""finetune on tiny-base: the same bytes from the same seed, stopped and gone on, every method, every refusal."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from labkit import adapters, guards, models, profiles, training
+from labkit.data import read, ticket_examples
+from labkit.data.encode import collate, encode, pad_id
+from labkit.errors import LabError
+from labkit.training import Run, finetune
+
+QUICK = {"steps": 6, "batch_size": 2, "rank": 2, "bf16": False}
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return ticket_examples(read(profiles.COURSE / "data/tickets/train.jsonl").select(range(10)), "tone")
+
+
+@pytest.fixture(scope="module")
+def held():
+    return ticket_examples(read(profiles.COURSE / "data/tickets/validation.jsonl").select(range(4)), "tone")
+
+
+@pytest.fixture(scope="module")
+def run(examples, tmp_path_factory):
+    return finetune(examples, out=tmp_path_factory.mktemp("run") / "with a space é", **QUICK)
+
+
+def weights(run: Run) -> bytes:
+    return (run.folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def answers(model, tokenizer, examples):
+    return guards.logits_of(model, collate(encode(examples.select(range(3)), tokenizer).to_list(), pad_id(tokenizer)))
+
+
+# -- what a run is ---------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_and_the_curve_has_every_step(run):
+    assert [point["step"] for point in run.curve] == [1, 2, 3, 4, 5, 6]
+    assert run.curve[-1]["loss"] < 0.7 * run.curve[0]["loss"]
+    assert run.finished and run.seconds > 0
+
+
+def test_the_counts_are_those_of_the_adapter(run):
+    model = adapters.attach_lora(models.load("tiny")[0], 2)
+    counts = models.count_parameters(model)
+    assert (run.trainable, run.total, run.share) == (counts.trainable, counts.total, counts.share)
+    assert 0 < run.share < 0.06
+
+
+def test_a_run_is_read_back_as_it_was_written(run, examples):
+    again = Run.read(run.folder)
+    assert again == run
+    assert again.settings["rank"] == 2 and again.settings["alpha"] == 4 and again.settings["rows"] == 10
+    torch.testing.assert_close(answers(*again.loaded, examples), answers(*run.loaded, examples))
+
+
+def test_the_folder_holds_the_run_and_the_adapter_and_no_left_overs(run):
+    assert sorted(str(f.relative_to(run.folder)) for f in run.folder.rglob("*") if f.is_file()) == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "run.json",
+    ]
+
+
+def test_a_folder_without_a_run_and_a_damaged_one_are_refused(run, tmp_path):
+    with pytest.raises(LabError, match="no run here; expected a folder that `labkit finetune` wrote"):
+        Run.read(tmp_path)
+    whole = (run.folder / "run.json").read_text()
+    for text in ("", whole[: len(whole) // 2], "[]", "{}", json.dumps(json.loads(whole) | {"colour": 1})):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(LabError, match="run.json is damaged"):
+            Run.read(tmp_path)
+
+
+# -- the same bytes --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run, examples, tmp_path):
+    torch.manual_seed(123)  # what was drawn before does not matter
+    assert weights(finetune(examples, out=tmp_path / "same", **QUICK)) == weights(run)
+    assert weights(finetune(examples, out=tmp_path / "other", **QUICK | {"seed": 1})) != weights(run)
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C in the middle of a step, `times` times."""
+
+    def __init__(self, step, times=1):
+        self.step, self.times = step, times
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dropout": 0.2}, {"method": "pissa"}, {"method": "full", "rank": None}],
+    ids=["dropout", "pissa", "full"],
+)
+def test_a_run_that_was_interrupted_goes_on_from_its_checkpoint_to_the_same_bytes(examples, tmp_path, options):
+    options = QUICK | options | {"steps": 7}  # more than an epoch, so that the order of rows is drawn anew in it
+    kept = "model/model.safetensors" if options["method"] == "full" else "adapter/adapter_model.safetensors"
+    whole = finetune(examples, out=tmp_path / "whole", **options)
+    before = signal.getsignal(signal.SIGINT)
+    stopped = finetune(examples, out=tmp_path / "cut", callbacks=[Interrupt(3)], **options)
+    assert not stopped.finished and not Run.read(stopped.folder).finished
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [point["step"] for point in stopped.curve] == [1, 2, 3]
+    assert training.last_checkpoint(stopped.folder).name == "checkpoint-3"
+
+    steps = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    gone_on = finetune(examples, out=tmp_path / "cut", resume=True, callbacks=[Count()], **options)
+    assert steps == [4, 5, 6, 7] and gone_on.finished
+    assert (gone_on.folder / kept).read_bytes() == (whole.folder / kept).read_bytes()
+    assert [p["loss"] for p in gone_on.curve] == [p["loss"] for p in whole.curve]
+    assert not (gone_on.folder / "checkpoints").exists()
+
+
+def test_a_second_interrupt_stops_at_once(examples, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(examples, out=tmp_path, callbacks=[Interrupt(2, times=2)], **QUICK)
+    assert signal.getsignal(signal.SIGINT) is before and not (tmp_path / "run.json").exists()
+
+
+def test_a_run_that_begins_anew_leaves_no_checkpoint_of_another_run_to_resume_from(examples, tmp_path):
+    finetune(examples, out=tmp_path, callbacks=[Interrupt(5)], **QUICK)
+    finetune(examples, out=tmp_path, callbacks=[Interrupt(2)], **QUICK | {"seed": 1})
+    assert [p.name for p in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
+    for name, state in (("checkpoint-2", '{"global_step": 2}'), ("checkpoint-10", '{"global'), ("checkpoint-20", "")):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "trainer_state.json").write_text(state)
+    assert training.last_checkpoint(tmp_path).name == "checkpoint-2"
+    assert training.last_checkpoint(tmp_path / "nowhere") is None
+
+
+# -- methods ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["full", "rslora", "dora", "pissa"])
+def test_every_method_trains_and_is_read_back_as_it_was_trained(examples, tmp_path, method):
+    run = finetune(examples, method=method, out=tmp_path, **QUICK)
+    assert all(math.isfinite(point["loss"]) for point in run.curve)
+    assert run.curve[-1]["loss"] < run.curve[0]["loss"]
+    seen = {finding.guard for finding in run.findings}
+    assert "reload_agrees" in seen and ("adapter_moved" in seen) == ("frozen_stayed" in seen) == (method != "full")
+    tuned, base = answers(*Run.read(tmp_path).loaded, examples), answers(*models.load("tiny"), examples)
+    assert (tuned - base).abs().max() > 0.05
+    assert (run.trainable == run.total) == (method == "full")
+
+
+def test_only_the_modules_that_are_named_train(examples, tmp_path):
+    run = finetune(examples, targets=["q_proj", "v_proj"], out=tmp_path, **QUICK | {"steps": 2})
+    assert {name.split(".")[-1] for name in adapters.matrices(run.model)} == {"q_proj", "v_proj"}
+
+
+# -- the loss --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: adapters.attach_lora(model, 4)])
+def test_the_loss_over_chosen_logits_is_the_loss_over_all_and_so_are_its_gradients(examples, wrap):
+    base, tokenizer = models.load("tiny")
+    model = wrap(base)
+    batch = collate(encode(examples, tokenizer).to_list(), pad_id(tokenizer))
+    whole = model(**batch).loss
+    whole.backward()
+    wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    ours = training._sparse_loss(model, batch, False, None)
+    ours.backward()
+    assert ours.item() == pytest.approx(whole.item(), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_is_divided_by_the_tokens_that_count_in_the_whole_step(examples):
+    model, tokenizer = models.load("tiny")
+    batch = collate(encode(examples, tokenizer).to_list(), pad_id(tokenizer))
+    count = int((batch["labels"] != -100).sum())
+    mean, half = (training._sparse_loss(model, batch, False, items) for items in (None, 2 * count))
+    assert half.item() == pytest.approx(mean.item() / 2, rel=1e-6)
+
+
+def test_bf16_computes_with_fewer_digits_and_answers_from_disk_as_in_memory(run, examples, tmp_path):
+    short = finetune(examples, out=tmp_path, **QUICK | {"bf16": True})
+    assert weights(short) != weights(run)
+    assert short.curve[0]["loss"] == pytest.approx(run.curve[0]["loss"], rel=0.05)
+    assert short.settings["bf16"] is True and run.settings["bf16"] is False
+    assert "reload_agrees" in {finding.guard for finding in short.findings}
+
+
+def test_validation_is_looked_at_every_so_many_steps_with_the_same_loss(examples, held, tmp_path):
+    run = finetune(examples, held, evaluate_every=3, out=tmp_path, **QUICK)
+    assert [point["step"] for point in run.curve if "validation_loss" in point] == [3, 6]
+    batch = collate(encode(held, run.tokenizer).to_list(), pad_id(run.tokenizer))
+    with torch.no_grad():
+        expected = run.model(**batch).loss.item()
+    assert run.curve[-1]["validation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_encoded_rows_train_as_their_examples_do(run, examples, tmp_path):
+    rows = encode(examples, models.load("tiny")[1]).select_columns(["input_ids", "labels"])
+    assert weights(finetune(rows, out=tmp_path, **QUICK)) == weights(run)
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_labkit_steps_caps_the_steps_from_outside(examples, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_STEPS", "2")
+    run = finetune(examples, out=tmp_path, **QUICK)
+    assert run.settings["steps"] == run.curve[-1]["step"] == 2 and run.finished
+    assert training.capped(1) == 1
+    for wrong in ("many", "0", "-3", "1.5"):
+        monkeypatch.setenv("LABKIT_STEPS", wrong)
+        with pytest.raises(LabError, match=f"^LABKIT_STEPS: '{wrong}' is no number of steps"):
+            training.capped(5)
+
+
+def test_what_is_not_given_comes_from_the_profile_and_where_it_came_from_is_kept(examples, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_STEPS", "1")
+    settings = finetune(examples, out=tmp_path).settings
+    tiny = profiles.PROFILES["tiny"]
+    assert (settings["rank"], settings["alpha"], settings["batch_size"]) == (tiny.rank, 2 * tiny.rank, tiny.batch_size)
+    assert (settings["learning_rate"], settings["max_length"]) == (tiny.learning_rate, tiny.max_length)
+    assert (settings["model"], settings["bf16"], settings["steps"]) == ("tiny", profiles.bf16(), 1)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"method": "lorax"}, "method: there is no method 'lorax'; expected full, lora, rslora, dora, pissa"),
+        ({"method": "full", "quantize": "nf4"}, "quantize: quantised weights cannot be trained themselves"),
+        ({"method": "pissa", "quantize": "nf4"}, "variant: PiSSA splits W by its singular values"),
+        ({"rank": 0}, "rank: rank 0; expected a whole number from 1 on"),
+        ({"steps": 0}, "steps: 0; expected a whole number from 1 on"),
+        ({"batch_size": 0}, "batch_size: 0; expected a whole number from 1 on"),
+        ({"targets": ["q_proj", "query"]}, "targets: no linear layer of this model is called query"),
+        ({"max_length": 9}, "row 0: prompt and completion have"),
+        ({"schedule": "zigzag"}, "schedule: there is no schedule 'zigzag'; expected"),
+        ({"model": "./nowhere"}, "there is no such folder"),
+        ({"quantize": "int3"}, "quantize: there is no quantisation 'int3'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_a_sentence(examples, tmp_path, options, says):
+    with pytest.raises(LabError) as caught:
+        finetune(examples, out=tmp_path, **QUICK | options)
+    assert says in str(caught.value) and not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda row: row | {"labels": row["labels"][1:]}, "labels; expected one label a token"),
+        (lambda row: {name: row[name] * 40 for name in ("input_ids", "labels")}, "tokens; expected at most 256"),
+    ],
+)
+def test_encoded_rows_that_do_not_fit_are_refused_with_their_number(examples, tmp_path, change, says):
+    rows = encode(examples, models.load("tiny")[1]).select_columns(["input_ids", "labels"]).to_list()
+    rows[2] = change(rows[2])
+    with pytest.raises(LabError) as caught:
+        finetune(Dataset.from_list(rows), out=tmp_path, **QUICK)
+    assert str(caught.value).startswith("row 2: ") and says in str(caught.value)
+
+
+def test_no_rows_are_refused(examples, tmp_path):
+    with pytest.raises(LabError, match="no rows to train on"):
+        finetune(examples.select([]), out=tmp_path, **QUICK)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_trained(examples, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LabError, match=r"file/run: cannot write here \(.*\)\. Choose another folder with --out"):
+        finetune(examples, out=tmp_path / "file" / "run", **QUICK)
