@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +20,12 @@ from labkit import adapters, guards, models, profiles
 from labkit.data.encode import IGNORED, collate, encode, pad_id
 from labkit.errors import LabError
 from labkit.guards import Finding
+from labkit.trainer import curve_of, make_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WARMUP = 0.05  # share of the steps in which the learning rate rises
 DISK_FULL = ("No space left", "File too large", "os error 28", "os error 27", "PytorchStreamWriter", "inline_container")
 
 
@@ -204,7 +201,7 @@ def finetune(
             adapters.save(tuned, first)
 
     started = time.monotonic()
-    trainer, stop = _trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress)
+    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress)
     torch.manual_seed(seed)
     last = last_checkpoint(folder) if resume else None
     with _full_disk_told(folder), models.quiet(), stop:
@@ -227,7 +224,7 @@ def finetune(
     run = Run(
         folder,
         settings,
-        _curve(trainer.state.log_history),
+        curve_of(trainer.state.log_history),
         round(time.monotonic() - started, 2),
         counts.trainable,
         counts.total,
@@ -325,141 +322,6 @@ def _encoded(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
                 todo="Shorten it, or raise max_length",
             )
     return dataset
-
-
-def _trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress):
-    """A transformers.Trainer for these settings, and the context that makes Ctrl-C stop it cleanly."""
-    from transformers import Trainer, TrainingArguments
-
-    steps = settings["steps"]
-    log_every = max(1, steps // 40)
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=steps,
-        per_device_train_batch_size=settings["batch_size"],
-        per_device_eval_batch_size=32,
-        learning_rate=settings["learning_rate"],
-        weight_decay=settings["weight_decay"],
-        lr_scheduler_type=settings["schedule"],
-        warmup_steps=math.ceil(WARMUP * steps),
-        max_grad_norm=1.0,
-        bf16=settings["bf16"],
-        use_cpu=profiles.device() == "cpu",
-        seed=settings["seed"],
-        data_seed=settings["seed"],
-        logging_steps=log_every,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=max(25, steps // 4),
-        save_total_limit=2,
-        report_to=[],
-        disable_tqdm=not progress,
-        remove_unused_columns=True,
-        label_names=["labels"],
-        eval_strategy="steps" if held is not None and evaluate_every else "no",
-        eval_steps=evaluate_every,
-        dataloader_pin_memory=False,
-        optim="adamw_torch",
-    )
-    keep = ["input_ids", "labels"]
-
-    class SparseTrainer(Trainer):
-        """Computes logits only where a label counts: with 49,152 tokens of vocabulary the head is most of the work."""
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            with self.accelerator.autocast():  # accelerate's own is around forward, which this goes past
-                return _sparse_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    stop = StopCleanly()
-    trainer = SparseTrainer(
-        model=tuned,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=rows.select_columns(keep),
-        eval_dataset=held.select_columns(keep) if held is not None else None,
-        callbacks=[*callbacks, watch(), stop.callback()],
-    )
-    if not progress:
-        from transformers import PrinterCallback
-
-        trainer.remove_callback(PrinterCallback)
-    return trainer, stop
-
-
-def _sparse_loss(model, inputs: dict, return_outputs: bool, items):
-    """Mean cross-entropy over the labels that count; the same number as with all logits."""
-    from torch.nn.functional import cross_entropy
-
-    labels = inputs["labels"]
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = getattr(inner, inner.base_model_prefix)
-    if any(getattr(inner.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
-        counts = labels[:, 1:] != IGNORED
-        logits = out[counts]
-    else:  # heads without extra scaling: apply them to the chosen positions alone
-        hidden = body(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)[0]
-        counts = labels[:, 1:] != IGNORED
-        logits = inner.get_output_embeddings()(hidden[:, :-1][counts])
-    total = cross_entropy(logits.float(), labels[:, 1:][counts], reduction="sum")
-    loss = total / (items if items is not None else counts.sum().clamp(min=1))
-    return (loss, {"loss": loss}) if return_outputs else loss
-
-
-def watch():
-    """A callback that stops at a loss that is not a number."""
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if logs and "loss" in logs:
-                guards.finite(state.global_step, float(logs["loss"]), args.learning_rate)
-
-    return Watch()
-
-
-class StopCleanly:
-    """While it is entered, the first Ctrl-C ends training after the present step, with a checkpoint."""
-
-    def __init__(self):
-        self.asked = False
-
-    def callback(self):
-        from transformers import TrainerCallback
-
-        outer = self
-
-        class Stop(TrainerCallback):
-            def on_step_end(self, args, state, control, **kwargs):
-                if outer.asked:
-                    control.should_save = control.should_training_stop = True
-
-        return Stop()
-
-    def __enter__(self):
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main:
-            self.before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def _ask(self, number, frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        if self.main:
-            signal.signal(signal.SIGINT, self.before)
-
-
-def _curve(history: list[dict]) -> list[dict]:
-    names = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}
-    rows: dict[int, dict] = {}
-    for entry in history:
-        found = {new: float(entry[old]) for old, new in names.items() if old in entry}
-        if found:
-            rows.setdefault(int(entry["step"]), {"step": int(entry["step"])}).update(found)
-    return [rows[step] for step in sorted(rows)]
 
 
 @contextmanager

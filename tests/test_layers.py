@@ -18,7 +18,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"profiles", "tables", "plots"},
     {"models", "fetch", "data", "scratch"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller"},
-    {"training", "evaluation", "intake", "report"},
+    {"training", "trainer", "evaluation", "intake", "report"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
     {"widgets", "exercises", "blanks"},

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from labkit import adapters, guards, models, profiles, training
+from labkit import adapters, guards, models, profiles, trainer, training
 from labkit.data import read, ticket_examples
 from labkit.data.encode import collate, encode, pad_id
 from labkit.errors import LabError
@@ -186,7 +186,7 @@ def test_the_loss_over_chosen_logits_is_the_loss_over_all_and_so_are_its_gradien
     whole.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    ours = training._sparse_loss(model, batch, False, None)
+    ours = trainer.sparse_loss(model, batch, False, None)
     ours.backward()
     assert ours.item() == pytest.approx(whole.item(), rel=1e-6)
     for name, parameter in model.named_parameters():
@@ -198,7 +198,7 @@ def test_the_loss_is_divided_by_the_tokens_that_count_in_the_whole_step(examples
     model, tokenizer = models.load("tiny")
     batch = collate(encode(examples, tokenizer).to_list(), pad_id(tokenizer))
     count = int((batch["labels"] != -100).sum())
-    mean, half = (training._sparse_loss(model, batch, False, items) for items in (None, 2 * count))
+    mean, half = (trainer.sparse_loss(model, batch, False, items) for items in (None, 2 * count))
     assert half.item() == pytest.approx(mean.item() / 2, rel=1e-6)
 
 
