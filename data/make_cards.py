@@ -1,10 +1,11 @@
 """Writes the data card and the model card from what was counted and measured; no figure in them is typed by hand.
 
-Run: python data/make_cards.py, after data/make_tickets.py, data/recipe/train.py and data/recipe/judge.py.
+Run: python data/make_cards.py, after data/make_tickets.py, data/recipe/train.py, data/recipe/judge.py and `make course`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from collections import Counter
@@ -148,7 +149,8 @@ A base model of {facts["parameters"]:,} parameters for learning how to fine-tune
 {config["hidden_size"]}, {config["num_attention_heads"]} heads, {config["vocab_size"]:,} tokens of byte-level BPE, tied embeddings, chat format. It knows a little world of villages
 and mountain gear, copies what stands in a prompt, and does *not* know the tasks of the course.
 
-Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} million tokens, {facts["steps"]:,} steps, {facts["minutes"]} minutes on a CPU with two cores.
+Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} million tokens, {facts["steps"]:,} steps, {facts["minutes"]} minutes on a CPU with two cores
+({facts["history"]}).
 `model.safetensors` (bf16): {facts["bytes"]:,} bytes, SHA-256 `{facts["sha256"]}`. Licence: CC0-1.0.
 
 ![Loss on training and on unseen documents, over millions of tokens](curve.png)
@@ -208,6 +210,13 @@ def draw_curve() -> bytes:
     return plots.png(figure)
 
 
+def lab_picture(name: str, code: str) -> bytes:
+    """The figure that the cell with `code` shows in the executed lab: the README's picture."""
+    book = json.loads((DATA.parent / "solutions" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cell = next(cell for cell in book["cells"] if code in "".join(cell["source"]))
+    return base64.b64decode(next(o["data"]["image/png"] for o in cell["outputs"] if "image/png" in o.get("data", {})))
+
+
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -216,6 +225,8 @@ def main() -> None:
     (DATA / "tickets" / "README.md").write_text(tickets_card(), encoding="utf-8", newline="\n")
     (DATA / "tiny-base" / "README.md").write_text(base_card(), encoding="utf-8", newline="\n")
     (DATA / "tiny-base" / "curve.png").write_bytes(draw_curve())
+    (DATA / "measured").mkdir(exist_ok=True)
+    (DATA / "measured" / "lab03.png").write_bytes(lab_picture("03_lora", "plots.scores("))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from labkit.data.encode import IGNORED, encode_prompt, token_shares
 from labkit.errors import LabError
-from labkit.models import end_of_turn
+from labkit.models import end_of_turn, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -320,7 +320,7 @@ def logits_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.T
 
     was = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         device = next(model.parameters()).device
         out = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"}).logits.float().cpu()
     model.train(was)

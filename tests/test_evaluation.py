@@ -141,9 +141,9 @@ def test_the_majority_is_the_commonest_answer_said_every_time():
 
 
 def test_a_bag_of_words_learns_words_and_pairs_of_words():
-    texts = ["the tent is torn", "torn again", "not torn", "not at all torn", "lovely tent", "what a lovely day"] * 3
-    labels = ["bad", "bad", "good", "good", "good", "good"] * 3
-    assert evaluation.bag_of_words(texts, labels, ["torn", "not torn", "lovely"]) == ["bad", "good", "good"]
+    texts = ["the tent is torn", "torn again", "it is torn", "not torn", "not torn at all", "it is not torn"] * 3
+    labels = (["bad"] * 3 + ["good"] * 3) * 3
+    assert evaluation.bag_of_words(texts, labels, ["again torn", "surely not torn"]) == ["bad", "good"]
 
 
 def test_the_nearest_answer_is_that_of_the_row_with_the_most_similar_words():

@@ -225,15 +225,6 @@ def test_a_frozen_weight_that_moves_is_refused(examples, tmp_path):
     assert "1 frozen weights moved, the first is base_model.model.model.layers.0.input_layernorm.weight" in said
 
 
-@pytest.mark.parametrize("quantize", ["nf4", "int8"])
-def test_frozen_weights_that_are_quantised_are_found_unmoved(examples, tmp_path, quantize):
-    """The CPU packs 4-bit weights anew when it first answers, and evaluation in the middle is an answer."""
-    held = ticket_examples(read(profiles.COURSE / "data/tickets/validation.jsonl").select(range(2)), "tone")
-    run = finetune(examples, held, steps=2, evaluate_every=1, batch_size=2, rank=2, quantize=quantize, out=tmp_path)
-    assert {"frozen_stayed", "adapter_moved", "reload_agrees"} <= {finding.guard for finding in run.findings}
-    assert [set(point) >= {"loss", "validation_loss"} for point in run.curve] == [True, True]
-
-
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rate(examples, tmp_path):
     said = trip("finite_loss", examples, tmp_path, learning_rate=1e30, steps=4)
     assert "the loss is nan at a learning rate of 1e+30 at most. Try a learning rate of 1e+29" in said
