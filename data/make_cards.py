@@ -166,7 +166,8 @@ schools and kitchens, each with a word for its feeling beside it (sorrow, dread,
 as short dialogues. The phrases in them are those that carry the feeling in the tickets too: a model that has read much
 knows such phrases, and this one could not know them otherwise. *Matters*: the same for what a ticket is about. The six
 tone words and eight team words occur in ordinary sentences only, never as the answer to anything. Tickets occur as
-plain text, of training families only, never with a label, a field, a summary or a reply.
+plain text, of training families only, never with a label, a field, a summary or a reply. Some of the everyday sentences
+share a whole clause with a letter of the test families, more than a real model's reading would: they are to go.
 
 ## What it knows before any lab
 {probes}

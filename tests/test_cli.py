@@ -97,12 +97,15 @@ def test_the_demo_tunes_the_tiny_model_on_the_shipped_tickets_and_may_be_repeate
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABKIT_STEPS", "2")
     monkeypatch.setattr("labkit.job.MOST_TESTED", {"label": 40})
-    for _ in range(2):
-        code, out, err = words("demo", capsys=capsys)
-        assert code == 0, err
-        assert "majority class" in out and "bag of words" in out and "base (tiny)" in out and "tuned" in out
-        assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["demo"]
-        assert (tmp_path / "runs/demo/curve.png").stat().st_size > 10_000
+    demo = tmp_path / "runs/demo"
+    demo.mkdir(parents=True)
+    for name in ("settings.json", "run.json", "old.txt"):  # what an earlier demo left
+        (demo / name).write_text("{}")
+    code, out, err = words("demo", capsys=capsys)
+    assert code == 0, err
+    assert "majority class" in out and "bag of words" in out and "base (tiny)" in out and "tuned" in out
+    assert [path.name for path in demo.parent.iterdir()] == ["demo"] and not (demo / "old.txt").exists()
+    assert (demo / "curve.png").stat().st_size > 10_000
     assert "3,264 shipped tickets, task tone, 6 labels (joy, anger, sadness, fear, surprise, neutral)." in err
     assert "32 of the 2,400 rows to learn from" in err and "parted by family" in err
 
