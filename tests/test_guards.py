@@ -128,6 +128,19 @@ def test_rows_that_were_encoded_without_an_end_of_turn_are_refused(examples, tin
     assert "row 0 of the batch: the end of turn" in said and "does not count" in said
 
 
+def test_another_end_of_turn_that_counts_does_not_stand_in_for_the_last_one(tiny):
+    """As where a whole conversation counts: each earlier turn ends with the same token."""
+    end = models.end_of_turn(tiny[1])
+    batch = {"input_ids": torch.tensor([[5, 6, end, 7, end]]), "labels": torch.tensor([[IGNORED, 6, end, 7, IGNORED]])}
+    with pytest.raises(Tripped, match=rf"row 0 of the batch: the end of turn \(id {end}\) does not count"):
+        guards.end_of_turn_counts(batch, tiny[1])
+    batch["labels"][0, -1] = end
+    assert "counts in all 1 rows" in guards.end_of_turn_counts(batch, tiny[1]).saw
+    batch["input_ids"][batch["input_ids"] == end] = 8
+    with pytest.raises(Tripped, match="there is no end of turn"):
+        guards.end_of_turn_counts(batch, tiny[1])
+
+
 @pytest.mark.real
 def test_smollm2s_pad_is_its_end_of_turn_and_a_collator_that_masks_pad_is_refused(examples, tmp_path):
     from labkit.fetch import fetch
