@@ -150,7 +150,7 @@ A base model of {facts["parameters"]:,} parameters for learning how to fine-tune
 and mountain gear, copies what stands in a prompt, and does *not* know the tasks of the course.
 
 Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} million tokens, {facts["steps"]:,} steps, {facts["minutes"]} minutes on a CPU with two cores
-({facts["history"]}).
+({facts.get("history", "in one run")}).
 `model.safetensors` (bf16): {facts["bytes"]:,} bytes, SHA-256 `{facts["sha256"]}`. Licence: CC0-1.0.
 
 ![Loss on training and on unseen documents, over millions of tokens](curve.png)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,17 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def _batches(
+    asked: list[list[int]], pad: int, size: int, device
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Row numbers, ids and mask of each batch; rows of a length together, so that there is little padding."""
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        ids, mask = left_padded([asked[i] for i in rows], pad)
+        yield rows, ids.to(device), mask.to(device)
+
+
 def score_labels(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -83,21 +94,16 @@ def score_labels(
 
     answers = [encode_completion(tokenizer, label) for label in labels]
     asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))  # rows of a length together: little padding
     scores = torch.empty(len(asked), len(labels))
     device, was = next(model.parameters()).device, model.training
     model.eval()
     with torch.inference_mode(), quiet():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids, mask = (t.to(device) for t in left_padded([asked[i] for i in rows], pad_id(tokenizer)))
+        for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
             read = model(
                 input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
             )
-            first, cache = (
-                read.logits[:, -1].float().log_softmax(-1),
-                {name: read[name] for name in CACHE if name in read},
-            )
+            first = read.logits[:, -1].float().log_softmax(-1)
+            cache = {name: read[name] for name in CACHE if name in read}
             for column, answer in enumerate(answers):
                 said = torch.tensor(answer, device=device).expand(len(rows), -1)
                 value = first[:, answer[0]]
@@ -137,13 +143,10 @@ def generate(
     import torch
 
     asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     device, was = next(model.parameters()).device, model.training
     model.eval()
     with torch.inference_mode(), quiet():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            ids, mask = (t.to(device) for t in left_padded([asked[i] for i in rows], pad_id(tokenizer)))
+        for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
             said = model.generate(
                 input_ids=ids,
                 attention_mask=mask,

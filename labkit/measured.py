@@ -28,9 +28,9 @@ def note(lab: str, **figures) -> None:
 
 
 def _plain(value):
-    if hasattr(value, "low") and hasattr(value, "high"):
-        return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
-    return round(value, 4) if isinstance(value, float) else value
+    if isinstance(value, float):
+        return round(value, 4)
+    return value if isinstance(value, int | str | None) else str(value)  # a Score prints itself with its interval
 
 
 def _write(path: Path, figures: dict) -> None:

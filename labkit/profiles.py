@@ -35,7 +35,6 @@ class Profile:
     rank: int
     max_length: int
     memory: float
-    minutes: str
     revision: str | None = None
 
 
@@ -52,7 +51,6 @@ PROFILES = {
         rank=8,
         max_length=256,
         memory=1,
-        minutes="seconds",
     ),
     "small": Profile(
         name="small",
@@ -66,7 +64,6 @@ PROFILES = {
         rank=8,
         max_length=512,
         memory=3,
-        minutes="minutes",
         revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
     ),
     "full": Profile(
@@ -81,7 +78,6 @@ PROFILES = {
         rank=16,
         max_length=1024,
         memory=10,
-        minutes="minutes to an hour",
         revision="7ae557604adf67be50417f59c2c2f167def9a775",
     ),
 }

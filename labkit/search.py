@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit import evaluation, models
+from labkit import evaluation
 from labkit.training import finetune
 
 if TYPE_CHECKING:
@@ -40,16 +40,6 @@ class Trial:
             "seconds": round(self.seconds, 1),
         }
 
-    def figures(self) -> dict:
-        """Plain numbers, for a record."""
-        return {
-            **self.setting,
-            "parameters": self.parameters,
-            "loss": self.loss,
-            "accuracy": asdict(self.accuracy),
-            "seconds": self.seconds,
-        }
-
 
 def trial(train: Dataset, held: Dataset, labels: Sequence[str], *, steps: int, **setting) -> Trial:
     """Train with these settings for a few steps and score on held-out rows.
@@ -68,7 +58,7 @@ def trial(train: Dataset, held: Dataset, labels: Sequence[str], *, steps: int, *
     last = [point["loss"] for point in run.curve if "loss" in point][-3:]
     return Trial(
         setting,
-        models.count_parameters(model).trainable or run.trainable,
+        run.trainable,
         run.share,
         sum(last) / len(last),
         score,

@@ -355,7 +355,7 @@ def effective_rank(answer):
         "B @ A is zero if B is zero, and also if A is.",
         "return [name for name, (A, B) in pairs.items() if not (B @ A).any()]",
     ),
-    after="Two lines, and the commonest silent failure has a name. labkit runs this check after every training.",
+    after="Two lines, and the commonest silent failure has a name. labkit looks after every training, too.",
 )
 def silent_modules(answer):
     import torch

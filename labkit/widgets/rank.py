@@ -73,6 +73,9 @@ class RankExplorer:
         right.set_xlabel("trainable parameters")
         right.set_ylabel("accuracy (%), 95 % interval")
         right.set_xscale("log")
+        seen = sorted({trial.parameters for trial in self.trials.values()})
+        right.set_xticks(seen, [f"{n:,}" for n in seen], rotation=20)
+        right.minorticks_off()
         right.set_ylim(0, 103)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
