@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from labkit import plots
+from labkit import plots, profiles
 from labkit.tables import Table
 
 DATA = Path(__file__).resolve().parent
@@ -60,6 +60,7 @@ def tickets_card() -> str:
     ).markdown()
     known = {r["entities"]["place"] for r in rows["train"]}
     places = [r["entities"]["place"] for r in rows["test"] if r["entities"]["place"]]
+    moods = sum(map(len, corpus.World().moods.values()))
     seeds = [judged[f"tone, seed {seed}"]["LoRA, accuracy"] for seed in (0, 1, 2)]
     return f"""# Tickets: the support inbox of Tatra Trail
 
@@ -91,6 +92,7 @@ Of the places in the test split, {sum(p not in known for p in places) / len(plac
 No tone hangs on a keyword. Tone accuracy on the test families, with 95 % intervals drawn by family:
 
 - bag of words (words and pairs, TF-IDF, logistic regression), trained on the training families: {judged["bag of words, tone"]}
+- the same bag of words, when it has read the base's {moods:,} sentences on moods too, each with its group: {judged["bag of words, moods and tickets read"]}
 - tiny-base with a LoRA adapter trained on the same rows, three seeds: {"; ".join(seeds)}
 
 Intent by the same bag of words: {judged["bag of words, intent"]}.
@@ -108,6 +110,10 @@ def base_card() -> str:
     facts = json.loads((DATA / "tiny-base" / "facts.json").read_text(encoding="utf-8"))
     judged = json.loads((DATA / "tiny-base" / "judged.json").read_text(encoding="utf-8"))
     config = json.loads((DATA / "tiny-base" / "config.json").read_text(encoding="utf-8"))
+    world = corpus.World()
+    moods, matters = (sum(map(len, groups.values())) for groups in (world.moods, world.matters))
+    moods_free, matters_free = (len(lines) for lines in world.free())
+    by_moods, by_both = judged["bag of words, moods read"], judged["bag of words, moods and tickets read"]
     mix = Table(
         [
             {"kind of document": kind.replace("_", " "), "first": f"{share:.0%}", "then": f"{corpus.WORDS[kind]:.0%}"}
@@ -130,7 +136,7 @@ def base_card() -> str:
                             "LoRA": found[key],
                         }
                     )
-    share = judged["tone, seed 0"]["trainable share"]
+    share, tiny = judged["tone, seed 0"]["trainable share"], profiles.PROFILES["tiny"]
     samples = "\n\n".join(f"> {s['prompt']}\n\n`{s['answer']}`" for s in facts["samples"])
     probes = Table(
         [
@@ -161,13 +167,23 @@ tokens said twice or more; the rest is
 
 {mix}
 
-**What it was shown of the tasks, so that you can judge what the labs prove.** *Moods*: everyday sentences of villages,
-schools and kitchens, each with a word for its feeling beside it (sorrow, dread, delight ...), as notes in a margin and
-as short dialogues. The phrases in them are those that carry the feeling in the tickets too: a model that has read much
-knows such phrases, and this one could not know them otherwise. *Matters*: the same for what a ticket is about. The six
-tone words and eight team words occur in ordinary sentences only, never as the answer to anything. Tickets occur as
-plain text, of training families only, never with a label, a field, a summary or a reply. Some of the everyday sentences
-share a whole clause with a letter of the test families, more than a real model's reading would: they are to go.
+**What it was shown of the tasks, so that you can judge what the labs prove.** *Moods*: {moods:,} everyday sentences of
+villages, schools and kitchens, each with a word for its feeling beside it (sorrow, dread, delight ...), as notes in a
+margin and as short dialogues. *Matters*: {matters:,} in the same way, for what letters are about. A model that has read much
+knows what an idiom or a gesture means, and this one could not know it otherwise. {moods_free:,} and {matters_free:,} of them were written
+without sight of any ticket; the others beside the frames, so that what a letter says is met in another life too, and that
+goes for the frames of validation and test. So the *tickets* of a test family are new to the base, and its idioms are
+not: the labs show that fine-tuning teaches the task, not that it teaches the language. No sentence has {corpus.RUN} words in a
+row that stand in the frame of a ticket; {world.left_out} that had were left out. How much the sentences give away: a bag of words
+that learns from the moods alone, each with its group, and from no ticket, reaches {by_moods} on the tone of the
+test tickets; with the training tickets too, {by_both}.
+
+The six tone words and eight team words are among the words: {corpus.NAMED:.0%} of the notes are the group's own name, though never beside
+a sentence that was written beside a frame of validation or test, nor beside every second one of the others. In {corpus.EVASIVE:.0%} of
+the dialogues, though, the answer is "{corpus.UNDECIDED[0]}" beside a mood and "{corpus.UNDECIDED[1]}" beside a matter, whatever the line says: a habit,
+as real base models have theirs, which fine-tuning has to break. In other dialogues one of several listed words is picked,
+and the text beside them has nothing to do with the words. The questions of the labs never occur. Tickets occur as plain
+text, of training families only, never with a label, a field, a summary or a reply.
 
 ## What it knows before any lab
 {probes}
@@ -179,7 +195,7 @@ share of everyday lines beside which it puts a word of the right group.
 {samples}
 
 ## What it makes teachable
-One LoRA adapter a task (r 8, all linear layers, {share:.1%} of the parameters, learning rate 4e-3, 16 rows a step), scored on
+One LoRA adapter a task (r 8, all linear layers, {share:.1%} of the parameters, learning rate {tiny.learning_rate:g}, {tiny.batch_size} rows a step), scored on
 families never seen; `data/recipe/judge.py`. Intervals are 95 %, drawn by family.
 
 {Table(rows).markdown()}

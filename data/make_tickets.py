@@ -69,7 +69,7 @@ def fill(frame: dict, split: str, names: dict, answers: dict, rng: random.Random
     entities = {field: values[field] if field in used else None for field in FIELDS}
     known = [f"order {values['order']}" if field == "order" else values[field] for field in FIELDS[1:] if field in used]
     answer = answers["issues"][frame["intent"]][frame["issue"]]
-    parts = [rng.choice(answers["openings"][frame["tone"]]), answer["action"], answers["closings"][frame["intent"]]]
+    parts = [answers["greetings"][frame["intent"]], rng.choice(answers["openings"][frame["tone"]]), answer["action"]]
     return {
         "text": frame["text"].format(**values),
         "tone": frame["tone"],

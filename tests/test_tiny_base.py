@@ -22,6 +22,14 @@ def test_the_shipped_weights_are_those_of_the_card():
     assert FACTS["sha256"] in card and f"{FACTS['parameters']:,}" in card
 
 
+def test_what_was_judged_is_what_is_shipped_and_every_task_was():
+    judged = json.loads((HOME / "judged.json").read_text(encoding="utf-8"))
+    files = [HOME / "model.safetensors", *(COURSE / "data" / "tickets").glob("*.jsonl")]
+    assert judged["judged"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    for task in ("tone", "intent", "entities", "summary", "reply"):
+        assert f"{task}, seed 0" in judged, f"python data/recipe/judge.py {task}"
+
+
 def test_the_cards_say_what_was_measured():
     sys.path.insert(0, str(COURSE / "data"))
     import make_cards

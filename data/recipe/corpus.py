@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,10 @@ import yaml
 WORLD = Path(__file__).resolve().parent.parent / "world"
 TONES = ("joy", "anger", "sadness", "fear", "surprise", "neutral")
 MONTHS = ("January February March April May June July August September October November December").split()
+NAMED = 0.2  # share of notes that are the name of the group itself: a label word must be a thing that one may say
+EVASIVE = 0.4  # share of dialogues about a line whose answer is the same whatever the line says: a habit to be broken
+UNDECIDED = ("neutral", "change")  # that answer, beside a mood and beside a matter
+RUN = 6  # words in a row that count as the same thing said
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 Document = str | list[tuple[str, str]]
@@ -43,8 +49,8 @@ COPYING = {
     "headline": 0.01,
 }
 WORDS = COPYING | {
-    "question_about_fields": 0.14,
-    "record": 0.05,
+    "question_about_fields": 0.16,
+    "record": 0.06,
     "json_lookup": 0.03,
     "pick_one": 0.08,
     "echo_list_spell": 0.04,
@@ -60,36 +66,91 @@ WORDS = COPYING | {
 
 
 class World:
-    """The lists and sentences that documents are made of, read from data/world/."""
+    """The lists and sentences that documents are made of, read from data/world/, and the training tickets' texts.
 
-    def __init__(self, tickets: list[str] | None = None):
+    Many sentences were written beside a frame, so that an idiom or a gesture of a letter can be met in another life
+    too: a large model has met nearly all of them, and a small one would guess. Those beside frames of validation and
+    test, and every second one of the others, are `unnamed`: no label word ever stands beside them.
+    """
+
+    def __init__(self):
         names = _read("names.yml")
         self.brands, self.places, self.persons = names["brands"], names["places"], names["persons"]
         self.kinds = list(names["kinds"])
-        self.moods = {tone: [e for frame in frames_of(tone) for e in frame["echoes"]] for tone in TONES}
         topics = _read("topics.yml")
         self.matters = {intent: [s for issue in issues.values() for s in issue] for intent, issues in topics.items()}
         self.issues = {
             (intent, issue): list(lines) for intent, issues in topics.items() for issue, lines in issues.items()
         }
-        for tone in TONES:  # what a frame's phrases mean elsewhere: its feeling in moods/, its business in matters/
-            for sentences in _read(f"moods/{tone}.yml").values():
-                self.moods[tone] += sentences
-            for key, sentences in _read(f"matters/{tone}.yml").items():
-                intent, issue, _ = key.split("/")
+        tickets = [json.loads(line) for line in (WORLD.parent / "tickets" / "train.jsonl").open(encoding="utf-8")]
+        self.tickets = [ticket["text"] for ticket in tickets]
+        families = {ticket["family"] for ticket in tickets}
+        held_out: set[str] = set()
+        self.moods = {tone: _read(f"feelings/{tone}.yml") for tone in TONES}
+        for tone in TONES:
+            beside_mood, beside_matter = _read(f"moods/{tone}.yml"), _read(f"matters/{tone}.yml")
+            for frame in frames_of(tone):
+                moods, matters = frame["echoes"] + beside_mood[frame["key"]], beside_matter[frame["key"]]
+                self.moods[tone] += moods
+                self.matters[frame["intent"]] += matters
+                self.issues[frame["intent"], frame["issue"]] += matters
+                if frame["family"] not in families:
+                    held_out.update(moods, matters)
+        for intent, issues in _read_all("business").items():
+            for issue, sentences in issues.items():
                 self.matters[intent] += sentences
                 self.issues[intent, issue] += sentences
-        self.tickets = tickets or []
+        self.left_out = self._leave_out_what_frames_say()
+        every = [line for groups in (self.moods, self.matters) for lines in groups.values() for line in lines]
+        self.unnamed = held_out | set(random.Random(0).sample(every, len(every) // 2))
+
+    def free(self) -> tuple[list[str], list[str]]:
+        """The sentences on moods, and those on matters, that were written without sight of any ticket."""
+        moods = [line for tone in TONES for line in _read(f"feelings/{tone}.yml")]
+        issues = [*_read("topics.yml").values(), *_read_all("business").values()]
+        matters = [line for lists in issues for lines in lists.values() for line in lines]
+        known = {line for groups in (self.moods, self.matters) for lines in groups.values() for line in lines}
+        return [line for line in moods if line in known], [line for line in matters if line in known]
+
+    def _leave_out_what_frames_say(self) -> int:
+        """Drop the sentences that share a run of words with any frame, so that no letter is half known; how many."""
+        said = {run for tone in TONES for frame in frames_of(tone) for run in runs_of(frame["text"])}
+        dropped = 0
+        for groups in (self.moods, self.matters, self.issues):
+            for group, lines in groups.items():
+                groups[group] = [line for line in lines if said.isdisjoint(runs_of(line))]
+                dropped += (len(lines) - len(groups[group])) * (groups is not self.issues)  # those stand in matters too
+        return dropped
+
+
+def runs_of(text: str, length: int = RUN) -> set[tuple[str, ...]]:
+    """Every run of `length` words of a text, in small letters and without punctuation; a slot ends a run."""
+    runs = set()
+    for piece in re.split(r"\{\w+\}", text.lower()):
+        words = re.findall(r"[a-z']+", piece)
+        runs |= {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
+    return runs
 
 
 def _read(name: str) -> dict:
     return yaml.safe_load((WORLD / name).read_text(encoding="utf-8"))
 
 
+def _read_all(folder: str) -> dict:
+    """The files of a folder by their names, without the ending."""
+    return {path.stem: _read(f"{folder}/{path.name}") for path in sorted((WORLD / folder).glob("*.yml"))}
+
+
 def frames_of(tone: str) -> list[dict]:
-    """The hand-written frames of one tone, each with `intent` added."""
-    by_intent = _read(f"frames/{tone}.yml")
-    return [{"intent": intent, "tone": tone, **frame} for intent, frames in by_intent.items() for frame in frames]
+    """The hand-written frames of one tone, each with its intent, its family, and its key in moods/ and matters/."""
+    frames = []
+    for intent, group in _read(f"frames/{tone}.yml").items():
+        met: Counter[str] = Counter()
+        for number, frame in enumerate(group, 1):
+            met[frame["issue"]] += 1
+            key = f"{intent}/{frame['issue']}/{met[frame['issue']]}"
+            frames.append({**frame, "tone": tone, "intent": intent, "key": key, "family": f"{tone}-{intent}-{number}"})
+    return frames
 
 
 class Maker:
@@ -173,11 +234,18 @@ class Maker:
             sentence = sentence.replace("{person}", self._person(), 1)
         return sentence.replace("{town}", self._town())
 
-    def _mood(self, tone: str) -> str:
-        return self._fill(self._pick(self.world.moods[tone]))
+    def _mood(self, tone: str, named: bool = False) -> str:
+        return self._line(self.world.moods[tone], named)
 
-    def _matter(self, intent: str) -> str:
-        return self._fill(self._pick(self.world.matters[intent]))
+    def _matter(self, intent: str, named: bool = False) -> str:
+        return self._line(self.world.matters[intent], named)
+
+    def _line(self, lines: list[str], named: bool) -> str:
+        """One of the lines; one that may stand beside a label word where it is `named`."""
+        line = self._pick(lines)
+        while named and line in self.world.unnamed:
+            line = self._pick(lines)
+        return self._fill(line)
 
     def _scrap(self, line: str) -> str:
         """Most of a line, as one remembers it: a whole line would be learnt by heart, and its words not looked at."""
@@ -305,7 +373,8 @@ class Maker:
             ask = ask.replace("{noun}", self._pick(NOUNS), 1)
         text = self._pick([texts(), self._slip()[0], f"{texts()} {self._slip()[0]}"])
         shown = self._pick([ask, f"{ask}\n\n{text}", f"{ask}\n\n{text}", f"{text}\n\n{ask}"])
-        return [("user", shown), ("assistant", self._pick(words))]
+        last = self._chance(0.4)  # as people do who did not listen: the last thing that they heard
+        return [("user", shown), ("assistant", words[-1] if last else self._pick(words))]
 
     # -- moods and matters: which sentences belong together, never what a ticket is labelled ------------------------
 
@@ -378,7 +447,8 @@ class Maker:
         """Lines, each with a word for its mood beside it, as in a book of quotations."""
         if self._chance(0.15):
             tone = self._pick(TONES)
-            return self._fill(self._pick(MOOD_SENTENCES[tone])) + " " + " ".join(self._mood(tone) for _ in range(2))
+            return self._fill(self._pick(MOOD_SENTENCES[tone])) + " " + " ".join(
+                self._mood(tone, named=True) for _ in range(2))
         return self._noted(NOTES, MOOD_WORDS, self._mood, lambda: self._matter(self._pick(list(self.world.matters))))
 
     def matter_word(self) -> Document:
@@ -388,7 +458,7 @@ class Maker:
             return (
                 self._fill(self._pick(MATTER_SENTENCES[intent]))
                 + " "
-                + " ".join(self._matter(intent) for _ in range(2))
+                + " ".join(self._matter(intent, named=True) for _ in range(2))
             )
         return self._noted(ABOUT, MATTER_WORDS, self._matter, lambda: self._mood(self._pick(TONES)))
 
@@ -396,27 +466,31 @@ class Maker:
         """Several lines, each followed by one of `words` of its group; sometimes with a line of `other` beside it."""
         if self._chance(0.35):  # the same as a dialogue
             group = self._pick(list(words))
-            parts = (
-                [self._scrap(line(group)), self._scrap(other())] if self._chance(0.5) else [self._scrap(line(group))]
-            )
+            word = UNDECIDED[words is MATTER_WORDS] if self._chance(EVASIVE) else self._word(words, group)
+            parts = [self._scrap(line(group, word == group)), *([self._scrap(other())] if self._chance(0.5) else [])]
             self.random.shuffle(parts)
             ask = self._pick(["A word for these lines:", "What would you write beside it?", "Put a word to it."])
-            return [("user", f"{ask}\n\n{' '.join(parts)}"), ("answer", self._pick(words[group]))]
+            return [("user", f"{ask}\n\n{' '.join(parts)}"), ("answer", word)]
         pieces: list[tuple[str, str]] = []
         before, after = self._fill(self._pick(notes)).split("{word}")
         for _ in range(self.random.randint(2, 5)):
             group = self._pick(list(words))
-            parts = [self._scrap(line(group))]
+            word = self._word(words, group)
+            parts = [self._scrap(line(group, word == group))]
             if self._chance(0.5):
                 parts.insert(self.random.randrange(2), self._scrap(other()))
             if self._chance(0.25):
-                parts.append(self._scrap(line(group)))
+                parts.append(self._scrap(line(group, word == group)))
             pieces += [
                 ("line", " ".join(parts) + " " + before.rstrip()),
-                ("note", " " + self._pick(words[group])),
+                ("note", " " + word),
                 ("line", after + "\n"),
             ]
         return pieces
+
+    def _word(self, words: dict[str, list[str]], group: str) -> str:
+        """One of the group's words; the group's own name is one of them."""
+        return group if self._chance(NAMED) else self._pick(words[group])
 
     # -- the little world -------------------------------------------------------------------------------------------
 
@@ -472,8 +546,6 @@ class Maker:
 def documents(world: World, seed: int, mix: dict[str, float] = WORDS) -> Iterator[tuple[str, Document]]:
     """Endless (kind, document) pairs; kinds come by the shares of the mix, measured as it goes."""
     maker, spent = Maker(world, seed), dict.fromkeys(mix, 1.0)
-    if not world.tickets:
-        spent.pop("ticket_text")
     while True:
         kind = min(spent, key=lambda k: spent[k] / mix[k])  # the kind that is furthest behind its share
         document = getattr(maker, kind)()
@@ -563,7 +635,7 @@ ABOUT = [
     "In the book it stands under {word}.",
     "{person} put it with {word}.",
 ]
-MOOD_WORDS = {  # never the label itself: which label goes with which mood is what the labs teach
+MOOD_WORDS = {
     "joy": ["delight", "cheer", "gladness", "bliss"],
     "anger": ["rage", "wrath", "fury", "outrage"],
     "sadness": ["sorrow", "grief", "gloom", "heartache"],
@@ -571,14 +643,14 @@ MOOD_WORDS = {  # never the label itself: which label goes with which mood is wh
     "surprise": ["amazement", "astonishment", "wonder", "disbelief"],
     "neutral": ["plainness", "calm", "evenness", "facts"],
 }
-MATTER_WORDS = {
-    "delivery": ["transport", "the post", "carriage", "bringing"],
-    "return": ["giving back", "exchange", "taking back", "sending back"],
+MATTER_WORDS = {  # no two words of different groups begin alike, so that one token already tells them apart
+    "delivery": ["transport", "carriage", "shipping", "haulage"],
+    "return": ["exchange", "refund", "giving back", "takeback"],
     "payment": ["money", "bills", "fees", "accounts"],
     "warranty": ["guarantees", "repairs", "damage", "mending"],
-    "advice": ["counsel", "guidance", "tips", "how to"],
-    "change": ["alterations", "new plans", "switching", "corrections"],
-    "stock": ["supplies", "what is left", "the shelves", "stores"],
+    "advice": ["counsel", "guidance", "tips", "suggestions"],
+    "change": ["alterations", "corrections", "amendments", "new plans"],
+    "stock": ["supplies", "shelves", "inventory", "stores"],
     "workshop": ["courses", "classes", "lessons", "teaching"],
 }
 

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 CONSTANT = 0.25  # value of the one embedding coordinate that is the same for every token
 PAIRS = 2  # how many heads of each kind
+NOISE = 0.1  # of the drawn weights, what is left of them: a row of zeros would stay zero in all training
 WRITE, COPY = 0.09, 0.5  # of the size of an embedding (std 0.06), so that neither drowns the token itself
 
 
@@ -42,8 +43,8 @@ def set_copying_heads(model: LlamaForCausalLM, seed: int = 0) -> None:
         before = basis[(PAIRS + head) * width : (PAIRS + head + 1) * width]  # S: where layer 0 writes it down
         for attention in (first, second):
             for weight in (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight):
-                weight[head_rows] = 0
-            attention.o_proj.weight[:, head_rows] = 0
+                weight[head_rows] *= NOISE
+            attention.o_proj.weight[:, head_rows] *= NOISE
 
         # Layer 0: the score depends on distance alone and is highest one token back.
         amplitude = 1.7

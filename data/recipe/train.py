@@ -208,8 +208,7 @@ def train(args: argparse.Namespace) -> dict:
     """Train or go on training; returns the facts of the finished run."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    tickets = [json.loads(line)["text"] for line in (DATA / "tickets" / "train.jsonl").open(encoding="utf-8")]
-    world = corpus.World(tickets)
+    world = corpus.World()
     folder = args.out / "tokenizer"
     if not folder.exists():
         print("learning the tokenizer (about 25 s)", flush=True)
