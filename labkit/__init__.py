@@ -11,10 +11,12 @@ _HOMES = {
     "LabError": "labkit.errors",
     "use": "labkit.profiles",
     "current": "labkit.profiles",
+    "runs": "labkit.profiles",
     "check": "labkit.exercises",
     "hint": "labkit.exercises",
     "solution": "labkit.exercises",
     "progress": "labkit.exercises",
+    "course_map": "labkit.exercises.atlas",
     "finetune": "labkit.training",
     "Run": "labkit.training",
 }

@@ -29,7 +29,7 @@ class Chat:
 
     def __init__(self, folder: str | Path):
         self.run = Run.read(folder)
-        self.settings = _settings(Path(folder))
+        self.settings = _settings(Path(folder), self.run)
         self.turns: list[dict[str, str]] = []
 
     def ask(self, text: str) -> str:
@@ -44,12 +44,19 @@ class Chat:
         return said
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _wording(run: Run) -> dict[str, Any]:
+    """What a Run that no job made remembers of its prompts: a text is asked as training asked, or as it is."""
+    labels = run.settings.get("labels") or []
+    found = {"template": run.settings.get("template", PLAIN["template"]), "labels": labels}
+    return PLAIN | found | ({"kind": "label"} if labels else {})
+
+
+def _settings(folder: Path, run: Run) -> dict[str, Any]:
     file = folder / "settings.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {name: found[name] for name in (*PLAIN, "labels")}
     except FileNotFoundError:
-        return PLAIN
+        return _wording(run)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LabError("settings.json is damaged", where=str(file), todo="Train again, or take another run") from error

@@ -73,9 +73,10 @@ class Result:
 
 
 def kernel_environment(scratch: Path, **settings: str) -> dict[str, str]:
-    """The environment of a notebook's kernel: this checkout's labkit, and a progress file that is not the learner's."""
+    """The environment of a notebook's kernel: this checkout's labkit, and not the learner's own progress and runs."""
     path = os.pathsep.join(filter(None, [str(COURSE), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "LABKIT_PROGRESS": str(scratch / "progress.json"), **settings}
+    own = {"LABKIT_PROGRESS": str(scratch / "progress.json"), "LABKIT_RUNS": str(scratch / "runs")}
+    return {**os.environ, "PYTHONPATH": path, **own, **settings}
 
 
 def names(chosen: list[str] | None = None, root: Path = COURSE) -> list[str]:
@@ -332,8 +333,11 @@ def _heading(markdown: str) -> str:
 
 
 def _tidy(book):
-    """An executed notebook without what belongs to the run alone: widget views need a kernel that is gone by then."""
+    """An executed notebook without what belongs to the run alone: lines that said how far a training was, and widget
+    views, which need a kernel that is gone by then."""
     for cell in book.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("data", {}).get("text/html") != ""]
         for output in cell.get("outputs", []):
             if output.get("data", {}).pop(WIDGET, None) is not None and set(output["data"]) <= {"text/plain"}:
                 output["data"]["text/plain"] = WIDGET_TEXT

@@ -23,6 +23,7 @@ from labkit import profiles
 from labkit.errors import LabError
 from labkit.models import first_line
 from labkit.profiles import COURSE, PROFILES
+from labkit.tables import Table
 
 PYTHONS = ((3, 11), (3, 13))  # first and last that the libraries have wheels for
 PATIENCE = 2.0  # seconds to wait for the hub
@@ -54,7 +55,7 @@ def examine() -> list[Finding]:
     quick = [_python(), _cores(), _memory(), _disk(), _path(), _encoding(), _libraries(), _writable(), _real_model()]
     found = [*quick[:3], gpu(None), *quick[3:7], kernel(None), *quick[7:]]
     # Never amiss: everything under tiny and small works without the hub.
-    return [*found, Finding("hub", hub(PATIENCE) or "cannot be reached; tiny and small need none"), _recommendation()]
+    return [*found, Finding("hub", hub(PATIENCE) or "cannot be reached; tiny and small need none"), recommendation()]
 
 
 def _begin(look: Callable[[], Any]) -> Callable[[float | None], Any]:
@@ -81,6 +82,16 @@ def show(findings: list[Finding]) -> str:
     amiss = [finding.name for finding in findings if not finding.ok]
     lines.append(f"\nTo be mended: {', '.join(amiss)}." if amiss else "\nThis machine is ready for the course.")
     return "\n".join(lines)
+
+
+def table(findings: list[Finding]) -> Table:
+    """The findings as a table for a notebook, with no folder of this machine spelt out."""
+    def short(text: str) -> str:
+        return text.replace(str(COURSE), "(the course)").replace(str(Path.home()), "~")
+
+    rows = [{"": "ok" if finding.ok else "mend", "what": finding.name, "found": short(finding.value),
+             "what to do": short(finding.mend)} for finding in findings]
+    return Table(rows)
 
 
 def _python() -> Finding:
@@ -237,7 +248,8 @@ def _hub() -> str:
     return "can be reached"
 
 
-def _recommendation() -> Finding:
+def recommendation() -> Finding:
+    """The profile in force, the largest that fits this machine, and why."""
     try:
         chosen = profiles.current()
     except LabError as error:

@@ -141,23 +141,18 @@ def generate(
 ) -> list[str]:
     """Greedy answers to prompts, up to the end of turn or `max_new_tokens`."""
     import torch
+    from transformers import GenerationConfig
 
     asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
+    # Spelt out, since what is left out comes from the model's own settings: with a penalty it is no longer greedy.
+    greedy = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+                              no_repeat_ngram_size=0, temperature=1.0, top_p=1.0, top_k=50, eos_token_id=end,
+                              pad_token_id=pad_id(tokenizer))
     device, was = next(model.parameters()).device, model.training
     model.eval()
     with torch.inference_mode(), quiet():
         for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
-            said = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=end,
-                pad_token_id=pad_id(tokenizer),
-                temperature=None,
-                top_p=None,
-                top_k=None,
-            )
+            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
             for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
                 answer = answer[: answer.index(end)] if end in answer else answer
                 answers[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
@@ -236,8 +231,11 @@ def macro_f1(
     np.add.at(answered, (keys, s), 1)
 
     def f1(weights: np.ndarray) -> np.ndarray:
-        both = weights @ asked + weights @ answered[:, :-1]
-        return (2 * (weights @ hit) / np.maximum(both, 1)).mean(-1)
+        true = weights @ asked
+        both = true + weights @ answered[:, :-1]
+        each = 2 * (weights @ hit) / np.maximum(both, 1)
+        drawn = true > 0  # a class that a draw leaves out has no F1 there
+        return np.where(drawn, each, 0).sum(-1) / np.maximum(drawn.sum(-1), 1)
 
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)

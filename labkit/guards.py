@@ -76,7 +76,11 @@ def end_of_turn_counts(batch: dict[str, torch.Tensor], tokenizer: PreTrainedToke
     """
     end = end_of_turn(tokenizer)
     ids, labels = batch["input_ids"], batch["labels"]
-    ends = (ids == end) & (batch["attention_mask"].bool() if "attention_mask" in batch else True)
+    if "position_ids" in batch:  # packed: padding is a row of one token, and no end of turn stands first
+        real = batch["position_ids"] > 0
+    else:
+        real = batch["attention_mask"].bool() if "attention_mask" in batch else True
+    ends = (ids == end) & real
     for row in range(len(ids)):
         places = ends[row].nonzero().flatten().tolist()
         if places and labels[row, places[-1]] == end:
@@ -196,7 +200,7 @@ def alike(texts: Sequence[str], also: Sequence | None = None, near: float = 0.8)
 
 
 def _grams(text: str, n: int = 4) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
+    words = re.findall(r"\w+|[^\w\s\x00-\x7f]", text.lower())  # an emoji tells rows apart, an exclamation mark does not
     return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
 
 
@@ -244,11 +248,11 @@ def adapter_moved(model: torch.nn.Module, start: dict[str, torch.Tensor] | None 
         if not share >= UNMOVED:
             raise Tripped(
                 "adapter_moved",
-                f"training changed the adapter by {share:.1g} of its size: it does nothing",
+                f"training changed the weights by {share:.1g} of their size: it does nothing",
                 expected=f"at least {UNMOVED:g}",
                 todo="See that its parameters require gradients and that the learning rate is not next to 0",
             )
-        return Finding("adapter_moved", f"training changed the adapter by {share:.1%} of its size")
+        return Finding("adapter_moved", f"training changed the weights by {share:.1%} of their size")
     pairs = matrices(model)
     still = [name for name, (_, b) in pairs.items() if not b.any()]
     if pairs and len(still) == len(pairs):
@@ -260,9 +264,10 @@ def adapter_moved(model: torch.nn.Module, start: dict[str, torch.Tensor] | None 
     return Finding("adapter_moved", f"B differs from zero in {len(pairs) - len(still)} of {len(pairs)} adapted modules")
 
 
-def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of every trainable weight, for `adapter_moved` to compare with after training."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+def trainable(model: torch.nn.Module, most: int | None = None) -> dict[str, torch.Tensor]:
+    """A copy of the trainable weights, or of the first `most`, for `adapter_moved` to compare with after training."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return {name: p.detach().clone() for name, p in named[:most]}
 
 
 def reload_agrees(before: torch.Tensor, after: torch.Tensor, tolerance: float = 1e-3) -> Finding:

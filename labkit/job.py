@@ -191,7 +191,7 @@ def _before(folder: Path, asked: dict) -> dict:
 def _resolved(asked: dict) -> dict:
     """What was asked with the profile's values where nothing was; the model is looked for, not loaded."""
     name = _absolute(asked["model"]) or profiles.current().name
-    profile = profiles.named(name if name in profiles.PROFILES else None)
+    profile = models.suiting(name)
     config = json.loads((models.find(name) / "config.json").read_text(encoding="utf-8"))
     limit = config.get("max_position_embeddings")
     if limit and asked["max_length"] and asked["max_length"] > limit:

@@ -16,15 +16,26 @@ from labkit.tables import Table
 FOLDER = profiles.COURSE / "data" / "measured"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "onnxruntime-genai")
 
-_noted: dict[str, dict] = {}
-
-
 def note(lab: str, **figures) -> None:
-    """Remember figures of a lab: numbers, strings, or Scores. With LABKIT_RECORD set, write them there too."""
-    mine = _noted.setdefault(lab, {})
-    mine.update({name: _plain(value) for name, value in figures.items()})
+    """Remember figures of a lab beside its runs: numbers, strings, or Scores. LABKIT_RECORD names a record to write."""
+    mine = {**noted(lab), **{name: _plain(value) for name, value in figures.items()}}
+    file = _notes(lab)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
     if target := os.environ.get("LABKIT_RECORD"):
         _write(Path(target), mine)
+
+
+def noted(lab: str) -> dict:
+    """What was noted of a lab under the current profile, in this kernel or an earlier one."""
+    try:
+        return json.loads(_notes(lab).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _notes(lab: str) -> Path:
+    return profiles.runs("notes") / f"{lab}.json"
 
 
 def _plain(value):
@@ -83,7 +94,7 @@ def record(lab: str) -> dict:
 
 def beside(lab: str) -> Table:
     """The learner's own figures of this lab beside the recorded ones of the real model, if there is a record yet."""
-    here, mine = f"here ({profiles.current().name})", _noted.get(lab, {})
+    here, mine = f"here ({profiles.current().name})", noted(lab)
     try:
         kept = record(lab)
     except LabError as missing:

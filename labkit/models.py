@@ -5,8 +5,10 @@ First step of everything that trains, scores or exports: what comes out of `load
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SMALL = PROFILES["small"].model
+SAMPLE = 65_536  # bytes, of each piece of a weight file that `identity` reads
 # What a hub may hand over: settings, tokenizer, weights as safetensors; nothing that is code or pickle.
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 NOT_PATTERNS = ["*/*", "consolidated*"]
@@ -106,7 +109,8 @@ def find(profile_or_id: str | Path | Profile | None = None) -> Path:
         profile = profiles.named(profile_or_id)
         name, revision = profile.model, profile.revision
     else:
-        name, revision = str(profile_or_id), None
+        name = str(profile_or_id)
+        revision = next((p.revision for p in PROFILES.values() if p.model == name), None)
 
     if name == PROFILES["tiny"].model:
         folder = profiles.COURSE / "data" / name
@@ -127,9 +131,66 @@ def find(profile_or_id: str | Path | Profile | None = None) -> Path:
     return folder
 
 
+def suiting(profile_or_id: str | Path | Profile | None = None) -> Profile:
+    """The profile whose settings suit a model: its own, or that of the nearest size.
+
+    A learning rate that suits two million parameters ruins a model of a hundred times as many.
+
+    Raises:
+        LabError: as `find`.
+    """
+    if profile_or_id is None or isinstance(profile_or_id, Profile) or profile_or_id in PROFILES:
+        return profiles.named(profile_or_id)
+    if known := [profile for profile in PROFILES.values() if profile.model == str(profile_or_id)]:
+        return known[0]
+    size = math.log(max(1, parameters_in(find(profile_or_id))))
+    return min(PROFILES.values(), key=lambda profile: abs(math.log(profile.parameters) - size))
+
+
+def parameters_in(folder: Path) -> int:
+    """How many numbers a model's safetensors hold, read from their heads alone."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in _weight_files(folder):
+        with safe_open(file, framework="numpy") as opened:
+            total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
+    return total
+
+
+def identity(profile_or_id: str | Path | Profile | None = None) -> str:
+    """A short hash that tells one base model from another: of its config and of samples of its weights.
+
+    Raises:
+        LabError: as `find`.
+    """
+    folder = find(profile_or_id)
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in _weight_files(folder):
+        size = file.stat().st_size
+        digest.update(str(size).encode())
+        with file.open("rb") as opened:
+            for place in range(0, size, max(SAMPLE, size // 64)):  # all of a small file, some of a large one
+                opened.seek(place)
+                digest.update(opened.read(SAMPLE))
+    return digest.hexdigest()[:16]
+
+
 def small_home() -> Path:
     """Where the model of the profile `small` lies in the user's cache, fetched or not."""
     return profiles.cache() / SMALL.split("/")[1]
+
+
+def here(name: str) -> bool:
+    """Whether a profile's base model can be loaded without a network.
+
+    Raises:
+        LabError: no such profile.
+    """
+    profile = profiles.named(name)
+    if profile.name == "small":
+        return small_home().is_dir()
+    return profile.name == "tiny"
 
 
 def check_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import LabError
@@ -18,9 +18,10 @@ COURSE = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, dat
 
 @dataclass(frozen=True)
 class Profile:
-    """A base model and the training settings that suit it.
+    """A base model and the training settings that suit it; `parameters` is its size.
 
-    `learning_rate` is for LoRA; `full_learning_rate` for all weights. `max_length` is in tokens.
+    `learning_rate` is for LoRA; `full_learning_rate` for all weights. `max_length` is in tokens. A lab scores every
+    `test_every`-th row of the shipped test set, since a real model reads slower, and trains `trial_steps` in a trial.
     `revision` pins what a hub would serve. Where `memory` (GB, LoRA training) is not there, choose a smaller one.
     """
 
@@ -28,6 +29,7 @@ class Profile:
     model: str
     origin: str
     licence: str
+    parameters: float
     batch_size: int
     steps: int
     learning_rate: float
@@ -35,7 +37,9 @@ class Profile:
     rank: int
     max_length: int
     memory: float
+    trial_steps: int
     revision: str | None = None
+    test_every: int = 1
 
 
 PROFILES = {
@@ -44,19 +48,22 @@ PROFILES = {
         model="tiny-base",
         origin="the repository",
         licence="CC0-1.0",
+        parameters=2.2e6,
         batch_size=16,
         steps=120,
-        learning_rate=4e-3,
-        full_learning_rate=1e-3,
+        learning_rate=2e-3,
+        full_learning_rate=3e-4,
         rank=8,
         max_length=256,
         memory=1,
+        trial_steps=30,
     ),
     "small": Profile(
         name="small",
         model="HuggingFaceTB/SmolLM2-135M-Instruct",
         origin="the hub or the package index",
         licence="Apache-2.0",
+        parameters=135e6,
         batch_size=8,
         steps=80,
         learning_rate=5e-4,
@@ -64,6 +71,8 @@ PROFILES = {
         rank=8,
         max_length=512,
         memory=3,
+        trial_steps=12,
+        test_every=3,
         revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
     ),
     "full": Profile(
@@ -71,6 +80,7 @@ PROFILES = {
         model="Qwen/Qwen2.5-0.5B-Instruct",
         origin="the hub",
         licence="Apache-2.0",
+        parameters=494e6,
         batch_size=16,
         steps=200,
         learning_rate=2e-4,
@@ -78,6 +88,7 @@ PROFILES = {
         rank=16,
         max_length=1024,
         memory=10,
+        trial_steps=30,
         revision="7ae557604adf67be50417f59c2c2f167def9a775",
     ),
 }
@@ -111,9 +122,10 @@ def named(profile: str | Profile | None) -> Profile:
     return profile if isinstance(profile, Profile) else _find(profile, "profile")
 
 
-def with_model(profile: Profile, model: str) -> Profile:
-    """The same settings over another model: a local folder or a hub id."""
-    return replace(profile, model=model, revision=None)
+def runs(name: str) -> Path:
+    """The folder for a run of this name under the current profile: below `LABKIT_RUNS`, or runs/ in the course."""
+    home = Path(os.environ.get("LABKIT_RUNS") or COURSE / "runs")
+    return home / current().name / name
 
 
 def _find(name: str, where: str) -> Profile:

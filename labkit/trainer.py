@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import guards, profiles
-from labkit.data.encode import IGNORED
+from labkit.data.encode import COLUMNS, IGNORED
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
+TOLD = ("prompt", "completion", "text", "label", "family", "id", "line")  # columns that say what a row is
+SEEN = ("input_ids", "attention_mask", "position_ids")  # what a model gets of a batch
 WARMUP = 0.05  # share of the steps in which the learning rate rises
 
 
@@ -32,6 +34,8 @@ def make_trainer(
     callbacks: Sequence,
     evaluate_every: int | None,
     progress: bool,
+    loss: Callable | None = None,
+    more: dict | None = None,
 ) -> tuple[Trainer, StopCleanly]:
     """A transformers.Trainer for these settings, and the context that makes Ctrl-C stop it cleanly.
 
@@ -39,13 +43,14 @@ def make_trainer(
         tuned: the model, with whatever is to be trained unfrozen. rows, held: encoded.
         settings: as `finetune` writes them into a Run.
         folder: checkpoints go below it.
+        loss: in place of `sparse_loss`, as `finetune` says. more: TrainingArguments over those made here.
         The rest as in `finetune`.
     """
     from transformers import Trainer, TrainingArguments
 
     steps = settings["steps"]
     log_every = max(1, steps // 40)
-    arguments = TrainingArguments(
+    wanted = dict(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=settings["batch_size"],
@@ -66,21 +71,25 @@ def make_trainer(
         save_total_limit=2,
         report_to=[],
         disable_tqdm=not progress,
-        remove_unused_columns=True,
+        remove_unused_columns=False,  # `keep` below has chosen
         label_names=["labels"],
         eval_strategy="steps" if held is not None and evaluate_every else "no",
         eval_steps=evaluate_every,
         dataloader_pin_memory=False,
         optim="adamw_torch",
     )
-    keep = ["input_ids", "labels"]
+    arguments = TrainingArguments(**wanted | (more or {}))
+    keep = [name for name in rows.column_names if name in COLUMNS or (loss and name not in TOLD)]
+    loss = loss or sparse_loss
 
     class SparseTrainer(Trainer):
         """Computes logits only where a label counts: with 49,152 tokens of vocabulary the head is most of the work."""
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            with self.accelerator.autocast():  # accelerate's own is around forward, which this goes past
-                return sparse_loss(model, inputs, return_outputs, num_items_in_batch)
+            value = loss(model, inputs, num_items_in_batch)
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                value = value * self.accelerator.num_processes  # gradients are averaged over processes, not summed
+            return (value, {"loss": value}) if return_outputs else value
 
     stop = StopCleanly()
     trainer = SparseTrainer(
@@ -98,29 +107,25 @@ def make_trainer(
     return trainer, stop
 
 
-def sparse_loss(model: PreTrainedModel, inputs: dict, return_outputs: bool, items):
+def sparse_loss(model: PreTrainedModel, batch: dict, items: int | None = None):
     """Mean cross-entropy over the labels that count; the same number as with all logits.
 
+    Logits are computed only at positions where some row of the batch has a label that counts.
+
     Args:
-        inputs: input_ids, attention_mask and labels, each (batch, seq).
+        batch: input_ids, attention_mask and labels, each (batch, seq); packed rows bring position_ids (batch, seq)
+            and a mask (batch, 1, seq, seq).
         items: labels that count in the whole effective batch, for accumulation; None counts those of this batch.
     """
     from torch.nn.functional import cross_entropy
 
-    labels = inputs["labels"]
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = getattr(inner, inner.base_model_prefix)
-    if any(getattr(inner.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
-        counts = labels[:, 1:] != IGNORED
-        logits = out[counts]
-    else:  # heads without extra scaling: apply them to the chosen positions alone
-        hidden = body(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)[0]
-        counts = labels[:, 1:] != IGNORED
-        logits = inner.get_output_embeddings()(hidden[:, :-1][counts])
-    total = cross_entropy(logits.float(), labels[:, 1:][counts], reduction="sum")
-    loss = total / (items if items is not None else counts.sum().clamp(min=1))
-    return (loss, {"loss": loss}) if return_outputs else loss
+    labels = batch["labels"][:, 1:]
+    places = (labels != IGNORED).any(0).nonzero().flatten()  # of the tokens before those that count
+    given = {name: value for name, value in batch.items() if name in SEEN}
+    logits = model(**given, logits_to_keep=places, use_cache=False).logits
+    labels = labels[:, places]
+    total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (items if items is not None else (labels != IGNORED).sum().clamp(min=1))
 
 
 def watch():

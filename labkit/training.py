@@ -6,10 +6,12 @@ Takes examples, or rows that are encoded already; leaves a folder with the adapt
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,15 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit import adapters, guards, models, profiles
-from labkit.data.encode import IGNORED, collate, encode, pad_id
+from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
 from labkit.guards import Finding
-from labkit.trainer import curve_of, make_trainer
+from labkit.monitoring import notebook_line
+from labkit.trainer import TOLD, curve_of, make_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SAMPLED = 8  # weights of a model that is trained as a whole that are compared with what they were
+MOST_LABELS = 50  # different answers, each met more than once, that are taken for labels
 DISK_FULL = ("No space left", "File too large", "os error 28", "os error 27", "PytorchStreamWriter", "inline_container")
 
 
@@ -33,6 +38,8 @@ DISK_FULL = ("No space left", "File too large", "os error 28", "os error 27", "P
 class Run:
     """What a fine-tuning left: where it is, how it was made, how the loss went.
 
+    `settings` has what `finetune` was told, with the profile's values where it was not; `base` tells the base model's
+    weights from others, and `data` the rows.
     `curve` has one dict a logged step with `step` and `loss` (nats), sometimes `validation_loss`, `learning_rate`,
     `grad_norm`. `finished` is False where somebody stopped it; `finetune(..., resume=True)` goes on from there.
     """
@@ -56,7 +63,11 @@ class Run:
         """The tuned model and its tokenizer, read back from disk at first use."""
         if self.settings["method"] == "full":
             return models.load(self.folder / "model")
-        model, tokenizer = models.load(self.settings["model"], quantize=self.settings["quantize"])
+        base = self.settings["model"]
+        if self.settings.get("base") not in (None, models.identity(base)):
+            raise LabError("the base model is another one than this adapter was trained on", where=str(self.folder),
+                           expected=f"{base} with the weights that it had then", todo="Train the adapter again")
+        model, tokenizer = models.load(base, quantize=self.settings["quantize"])
         return adapters.load(model, self.folder / "adapter"), tokenizer
 
     @property
@@ -90,7 +101,7 @@ def finetune(
     examples: Dataset,
     validation: Dataset | None = None,
     *,
-    model: str | Path | None = None,
+    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
@@ -107,8 +118,12 @@ def finetune(
     out: str | Path = "runs/latest",
     resume: bool = False,
     bf16: bool | None = None,
+    reuse: bool = False,
     guard: bool = True,
+    skip: Collection[str] = (),
     collator: Callable | None = None,
+    loss: Callable | None = None,
+    arguments: dict[str, Any] | None = None,
     callbacks: Sequence = (),
     evaluate_every: int | None = None,
     progress: bool = False,
@@ -116,30 +131,38 @@ def finetune(
     """Fine-tune a base model on examples and leave a Run.
 
     Args:
-        examples: columns `prompt` and `completion`, or already encoded `input_ids` and `labels`.
+        examples: columns `prompt` and `completion`, or rows that are encoded already, or packs of them.
         validation: the same, looked at every `evaluate_every` steps.
-        model: profile, folder or hub id; None is the current profile.
+        model: profile, folder or hub id; None is the current profile. Or a base that is loaded, with its tokenizer;
+            it is changed in place.
         method: "lora", "rslora", "dora", "pissa", or "full" for all weights.
         rank, alpha, dropout, targets: of the adapter; alpha is 2 r where it is not given.
         quantize: None, "nf4" or "int8": how the frozen base is kept.
-        learning_rate: peak; by the profile where it is not given.
-        steps: optimizer steps, each of `batch_size` rows; by the profile. LABKIT_STEPS caps it from outside.
+        learning_rate: peak; where it, rank, steps or batch_size are not given, the profile that suits the model says.
+        steps: optimizer steps, each of `batch_size` rows. LABKIT_STEPS caps it from outside.
         schedule: a transformers scheduler; the first twentieth of the steps is warm-up.
         max_length: in tokens; longer rows are refused, not cut.
         seed: of the start of A, of dropout and of the order of rows; the same seed gives the same bytes.
         out: the Run's folder. resume: go on from its last checkpoint, if there is one.
+        reuse: take the finished Run that lies in `out`, if base, rows and settings are the same.
         bf16: compute in bfloat16; None asks what the machine does well.
-        guard: run the tripwires. collator: in place of `labkit.data.encode.collate`.
-        callbacks: for the Trainer. progress: a progress bar.
+        guard: run the tripwires. skip: names of tripwires to leave out, such as "loss_mask" where all tokens count.
+        collator: in place of `labkit.data.encode.collate`; with it or `loss`, rows keep their further columns.
+        loss: function of (model, batch, items) to a scalar; `items` is how many labels count in the effective batch.
+        arguments: transformers.TrainingArguments, over those that are made from the above.
+        callbacks: for the Trainer. progress: a progress bar; in a notebook there is a line that goes when it is done.
 
     Raises:
         LabError: a tripwire refused, a row is too long, or the folder can't be written.
     """
     import torch
-    from transformers import SchedulerType
 
-    profile = profiles.named(model if model in profiles.PROFILES else None)
-    name = model if isinstance(model, str) else str(model) if model else profile.name
+    with models.quiet():  # it imports peft, and that bitsandbytes, which has something to say
+        from transformers import SchedulerType
+
+    given, model = (model, model[0].name_or_path) if isinstance(model, tuple) else (None, model)
+    profile = models.suiting(model)
+    name = str(model) if model else profile.name
     full = method == "full"
     if not full and method not in adapters.VARIANTS:
         raise LabError(
@@ -174,18 +197,24 @@ def finetune(
         "max_length": max_length or profile.max_length,
         "bf16": profiles.bf16() if bf16 is None else bf16,
         "rows": len(examples),
+        "data": _rows_hash(examples),
+        "base": models.identity(name),
+        **wording(examples),
     }
     folder = writable(Path(out))
-    base, tokenizer = models.load(name, quantize=quantize)
+    if reuse and (old := _same_run(folder, settings)):
+        return old
+    base, tokenizer = given or models.load(name, quantize=quantize)
     rows = _encoded(examples, tokenizer, settings["max_length"])
     held = _encoded(validation, tokenizer, settings["max_length"]) if validation is not None else None
-    collator = collator or partial(collate, pad_id=pad_id(tokenizer))
+    packed = "position_ids" in rows.column_names
+    collator = collator or partial(collate_packed if packed else collate, pad_id=pad_id(tokenizer))
     if not resume:  # else a later resume could take a checkpoint of another run for its own
         _drop_checkpoints(folder)
 
     findings: list[Finding] = []
     if guard:
-        findings += before_training(rows, held, tokenizer, collator)
+        findings += before_training(rows, held, tokenizer, collator, skip)
     tuned = (
         base
         if full
@@ -194,26 +223,31 @@ def finetune(
         )
     )
     counts = models.count_parameters(tuned)
-    frozen, start = (guards.fingerprint(tuned), {} if full else guards.trainable(tuned)) if guard else ({}, {})
+    frozen, start = ({}, {})
+    if guard:
+        frozen, start = guards.fingerprint(tuned), guards.trainable(tuned, most=SAMPLED if full else None)
     first = folder / "checkpoints" / "start" if method == "pissa" else None
     if first:
         with _full_disk_told(folder):
             adapters.save(tuned, first)
 
     started = time.monotonic()
-    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress)
+    if not progress and (line := notebook_line()):
+        callbacks = [*callbacks, line]
+    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress,
+                                 loss, arguments)
     torch.manual_seed(seed)
     last = last_checkpoint(folder) if resume else None
     with _full_disk_told(folder), models.quiet(), _unpacked(tuned), stop:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    finished = trainer.state.global_step >= settings["steps"]
+    finished = not stop.asked or trainer.state.global_step >= settings["steps"]  # a callback may end it early
     # With bf16 an autocast stays around forward: the model in memory would answer otherwise than the one on disk.
     trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
     tuned.eval()
     if guard:
-        if frozen:
+        if frozen and "frozen_stayed" not in skip:
             findings.append(guards.frozen_stayed(tuned, frozen))
-        if not full and trainer.state.global_step > 1:  # in the first step the learning rate is 0
+        if trainer.state.global_step > 1 and "adapter_moved" not in skip:  # in the first step the learning rate is 0
             findings.append(guards.adapter_moved(tuned, start))
     with _full_disk_told(folder), models.quiet():
         if full:
@@ -231,10 +265,15 @@ def finetune(
         finished,
         findings,
     )
-    if guard:
-        findings += after_saving(run, tuned, rows, tokenizer)
     with _full_disk_told(folder):
-        _write(run)
+        _write(run)  # before the last look, which loads the base once more and may want more memory than there is
+        if guard:
+            try:
+                findings += after_saving(run, tuned, rows, tokenizer, skip)
+            except guards.Tripped:
+                (folder / "run.json").unlink()  # what was refused is no run
+                raise
+            _write(run)
     if finished:
         _drop_checkpoints(folder)
     return run
@@ -262,31 +301,40 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def before_training(rows: Dataset, held: Dataset | None, tokenizer, collator: Callable) -> list[Finding]:
+def before_training(rows: Dataset, held: Dataset | None, tokenizer, collator: Callable,
+                    skip: Collection[str] = ()) -> list[Finding]:
     """The tripwires that look at the data: loss mask, end of turn, prompt, leak."""
     few = rows.select(range(min(64, len(rows)))).to_list()
-    batch = collator([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in few])
-    found = [guards.loss_mask(rows.select_columns(["labels"]).to_list(), tokenizer)]
-    if "attention_mask" in batch:  # a collator may write labels of its own
+    batch = collator([{name: value for name, value in row.items() if name not in TOLD} for row in few])
+    found = []
+    if "loss_mask" not in skip:
+        found.append(guards.loss_mask(rows.select_columns(["labels"]).to_list(), tokenizer))
+    plain = {"labels", "attention_mask"} <= set(batch) and batch["attention_mask"].dim() == 2
+    if "loss_mask" not in skip and plain:  # a collator may write labels of its own
         real = [mask.bool() for mask in batch["attention_mask"]]
         labels = [row[mask].tolist() for row, mask in zip(batch["labels"], real, strict=True)]
         guards.loss_mask([{"labels": row} for row in labels], tokenizer)
-    found.append(guards.end_of_turn_counts(batch, tokenizer))
+    if "end_of_turn" not in skip and "labels" in batch:
+        found.append(guards.end_of_turn_counts(batch, tokenizer))
     if "prompt" in rows.column_names:
-        found.append(guards.same_prompt(few, tokenizer))
-        if held is not None and "prompt" in held.column_names:
+        if "same_prompt" not in skip:
+            found.append(guards.same_prompt(few, tokenizer))
+        if held is not None and "prompt" in held.column_names and "no_leak" not in skip:
             found.append(guards.no_leak([str(p) for p in rows["prompt"]], [str(p) for p in held["prompt"]]))
     return found
 
 
-def after_saving(run: Run, tuned: PreTrainedModel, rows: Dataset, tokenizer) -> list[Finding]:
+def after_saving(run: Run, tuned: PreTrainedModel, rows: Dataset, tokenizer,
+                 skip: Collection[str] = ()) -> list[Finding]:
     """The tripwires that look at the result: what was saved answers as what was trained, in any batch."""
     few = [
         {"input_ids": r["input_ids"], "labels": r["labels"]} for r in rows.select(range(min(4, len(rows)))).to_list()
     ]
     batch = collate(few, pad_id(tokenizer))
     before = guards.logits_of(tuned, batch)
-    found = [guards.reload_agrees(before, guards.logits_of(run.model, batch))]
+    found = [] if "reload_agrees" in skip else [guards.reload_agrees(before, guards.logits_of(run.model, batch))]
+    if "batch_parity" in skip:
+        return found
 
     def score(size: int):
         import torch
@@ -323,9 +371,47 @@ def _unpacked(model) -> Iterator[None]:
             layer.support_avx512bf16_for_cpu = True
 
 
+def wording(examples: Dataset) -> dict[str, Any]:
+    """What a chat with the result needs to ask as training did: the prompt with {text} in it, and the labels, if any.
+
+    The template is what all prompts begin and end with; answers that come again and again are labels.
+    """
+    if not {"prompt", "completion"} <= set(examples.column_names) or len(examples) < 2:
+        return {}
+    prompts, answers = examples["prompt"][:], Counter(examples["completion"][:])
+    if not isinstance(prompts[0], str) or len(set(prompts)) < 2:
+        return {}
+    head = os.path.commonprefix(prompts)
+    tail = os.path.commonprefix([prompt[len(head) :][::-1] for prompt in prompts])[::-1]
+    labels = sorted(answers) if len(answers) <= MOST_LABELS and min(answers.values()) > 1 else []
+    return {"template": head + "{text}" + tail, "labels": labels}
+
+
+def _rows_hash(rows: Dataset) -> str:
+    """Tells one set of rows from another, whatever their order of columns."""
+    digest = hashlib.sha256()
+    for name in sorted({"prompt", "completion", *COLUMNS} & set(rows.column_names)):
+        digest.update(json.dumps([name, rows[name][:]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _same_run(folder: Path, settings: dict) -> Run | None:
+    """The finished Run in this folder, if it was made from the same base, rows and settings."""
+    try:
+        run = Run.read(folder)
+    except LabError:
+        return None
+    return run if run.finished and run.settings == json.loads(json.dumps(settings, default=str)) else None
+
+
 def _encoded(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
     if not len(dataset):
         raise LabError("no rows to train on", where="examples")
+    if not {"input_ids", "labels"} <= set(dataset.column_names) and not {"prompt", "completion"} <= set(
+            dataset.column_names):
+        raise LabError(f"these rows have the columns {', '.join(dataset.column_names)}", where="examples",
+                       expected="prompt and completion, or input_ids and labels",
+                       todo="Make examples of records first: data.examples, or data.ticket_task for the tickets")
     if not {"input_ids", "labels"} <= set(dataset.column_names):
         return encode(dataset, tokenizer, max_length)
     for i, row in enumerate(dataset.select_columns(["input_ids", "labels"])):

@@ -323,3 +323,11 @@ def test_nbval_compares_only_the_cells_that_are_marked_reproducible(built, tmp_p
     nbformat.write(book, tmp_path / "07_shares.ipynb")
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert "1 failed, 4 passed" in done.stdout, done.stdout
+
+
+def test_the_readme_lists_every_lab_with_both_notebooks_and_its_badge():
+    readme = (course.COURSE / "README.md").read_text(encoding="utf-8")
+    for name in course.names():
+        [line] = [line for line in readme.splitlines() if f"(notebooks/{name}.ipynb)" in line]
+        badge = course.BADGE.format(repository=course.REPOSITORY, name=name)
+        assert f"(solutions/{name}.ipynb)" in line and badge.rpartition("](")[2] in line

@@ -118,7 +118,7 @@ def test_the_profile_that_it_recommends_follows_from_the_machine(monkeypatch, gp
     monkeypatch.setattr(profiles, "cores", lambda: cores)
     monkeypatch.setattr(profiles, "_chosen", None)
     monkeypatch.delenv("LABKIT_PROFILE", raising=False)
-    found = doctor._recommendation()
+    found = doctor.recommendation()
     assert f"the largest that fits is {best}" in found.value
     assert found.mend == ("" if best == "tiny" else f"To change: LABKIT_PROFILE={best}")
 
@@ -126,5 +126,13 @@ def test_the_profile_that_it_recommends_follows_from_the_machine(monkeypatch, gp
 def test_a_profile_that_does_not_exist_is_amiss(monkeypatch):
     monkeypatch.setattr(profiles, "_chosen", None)
     monkeypatch.setenv("LABKIT_PROFILE", "huge")
-    found = doctor._recommendation()
+    found = doctor.recommendation()
     assert not found.ok and "no profile is called 'huge'" in found.value
+
+
+def test_the_table_for_a_notebook_names_no_folder_of_this_machine():
+    findings = [doctor.Finding("path", f"{doctor.COURSE} is fine"),
+                doctor.Finding("disk", f"{Path.home()}/x is full", False, "Free some")]
+    rows = doctor.table(findings).rows
+    assert [row[""] for row in rows] == ["ok", "mend"]
+    assert str(doctor.COURSE) not in str(rows) and str(Path.home()) + "/" not in str(rows)

@@ -4,9 +4,21 @@ import pytest
 import torch
 from datasets import Dataset
 
-from labkit import models
-from labkit.data.encode import IGNORED, collate, encode, encode_completion, encode_prompt, pad_id, token_shares
+from labkit import data, finetune, models
+from labkit.data.encode import (
+    IGNORED,
+    collate,
+    collate_packed,
+    encode,
+    encode_completion,
+    encode_prompt,
+    pack,
+    pad_id,
+    token_efficiency,
+    token_shares,
+)
 from labkit.errors import LabError
+from labkit.trainer import sparse_loss
 
 ROWS = [
     {"prompt": "Which tone has this ticket?\n\nWhere is my parcel?", "completion": "anger", "line": 2},
@@ -101,3 +113,40 @@ def test_a_tokenizer_without_a_pad_token_gets_another_that_the_mask_hides(tokeni
 def test_the_share_of_tokens_that_count_is_told_row_by_row():
     rows = [{"labels": [IGNORED, 5, 6, 7]}, {"labels": [IGNORED]}, {"labels": [4]}, {"labels": []}]
     assert token_shares(rows) == [0.75, 0, 1, 0]
+
+
+def test_packs_hold_every_row_once_and_are_nearly_full(tokenizer):
+    rows = encode(data.ticket_examples(data.read("tickets/train").select(range(200)), "tone"), tokenizer)
+    packs = pack(rows, 256)
+    assert max(map(len, packs["input_ids"])) <= 256
+    counted = [sum(label != IGNORED for row in part["labels"] for label in row) for part in (rows, packs)]
+    assert counted[0] == counted[1]
+    begun = sorted(tuple(row["input_ids"][i:i + 12]) for row in packs.to_list()
+                   for i, place in enumerate(row["position_ids"]) if place == 0)
+    assert begun == sorted(tuple(ids[:12]) for ids in rows["input_ids"])
+    assert token_efficiency(rows, 8) < 0.9 < 0.95 <= token_efficiency(packs, 8)
+
+
+def test_a_packed_batch_has_the_loss_of_its_rows_and_no_row_sees_its_neighbours(tokenizer):
+    model = models.load("tiny")[0]
+    rows = encode(data.ticket_examples(data.read("tickets/train").select(range(12)), "tone"), tokenizer)
+    padded, packed = collate(rows.to_list(), pad_id(tokenizer)), collate_packed(pack(rows, 300).to_list(), 0)
+    assert packed["input_ids"].shape[0] < 12
+    with torch.no_grad():
+        one, other = (sparse_loss(model, batch) for batch in (padded, packed))
+        packed["attention_mask"] = packed["attention_mask"].new_ones(packed["input_ids"].shape).long()
+        mixed = sparse_loss(model, packed)
+    assert other.item() == pytest.approx(one.item(), rel=1e-5)
+    assert mixed.item() != pytest.approx(one.item(), rel=1e-3)
+
+
+def test_a_row_longer_than_a_pack_is_refused(tokenizer):
+    with pytest.raises(LabError, match="tokens"):
+        pack(encode(Dataset.from_list(ROWS), tokenizer), 5)
+
+
+def test_finetune_takes_packs_with_every_tripwire_on(tokenizer, tmp_path):
+    rows = encode(data.ticket_examples(data.read("tickets/train").select(range(200)), "tone"), tokenizer)
+    run = finetune(pack(rows, 256), steps=12, batch_size=4, out=tmp_path)
+    assert {"loss_mask", "end_of_turn", "adapter_moved", "reload_agrees"} <= {f.guard for f in run.findings}
+    assert run.curve[-1]["loss"] < run.curve[0]["loss"]

@@ -266,3 +266,16 @@ def test_smollm2_answers_and_stops_at_its_end_of_turn():
     assert "Paris" in together[0] and "<|im_" not in "".join(together)
     assert len(tokenizer(together[0])["input_ids"]) < 60  # it stopped by itself
     assert together == evaluation.generate(model, tokenizer, asked, 64, batch_size=1)
+
+
+def test_a_class_that_a_draw_leaves_out_does_not_pull_the_interval_of_macro_f1_down():
+    score = macro_f1(["a"] * 58 + ["b"] * 2, ["a"] * 57 + ["c"] + ["b"] * 2)
+    assert score.value > 0.99 and score.low > 0.95
+
+
+def test_answers_are_greedy_whatever_the_model_s_own_generation_settings_say(tmp_path):
+    model, tokenizer = models.load("tiny")
+    prompt = "Repeat: the rope the rope the rope the rope"
+    plain = evaluation.generate(model, tokenizer, [prompt], 24)
+    model.generation_config.update(repetition_penalty=1.5, do_sample=True, temperature=2.0)
+    assert evaluation.generate(model, tokenizer, [prompt], 24) == plain

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_dtype_can_be_asked_for_by_name_or_as_torch_has_it(folder):
 
 
 def test_a_profile_over_a_local_folder_loads_that_folder(folder):
-    assert find(profiles.with_model(profiles.PROFILES["small"], str(folder))) == folder
+    assert find(replace(profiles.PROFILES["small"], model=str(folder), revision=None)) == folder
 
 
 def test_tied_weights_are_counted_once_and_frozen_ones_are_not_trainable(folder):

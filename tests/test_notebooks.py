@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import blanks, course
+from labkit import blanks, course, sections
 
 LABS = course.names()
 
@@ -68,3 +68,20 @@ def test_no_answer_and_no_mark_is_left_in_the_learners_copy(name):
 def test_no_code_cell_is_longer_than_25_lines(name):
     long = {cell.id: n for cell in code_cells("solutions", name) if (n := len(cell.source.splitlines())) > 25}
     assert long == {}
+
+
+@pytest.mark.parametrize("name", LABS)
+@pytest.mark.parametrize("folder", ["notebooks", "solutions"])
+def test_every_section_can_be_started_from_a_new_kernel(folder, name):
+    cells = [(cell.cell_type, cell.source) for cell in book(folder, name).cells]
+    found = {heading: sections.loose_names(code) for heading, code in sections.sections(cells)}
+    assert len(found) > 2
+    assert {heading: names for heading, names in found.items() if names} == {}
+
+
+def test_a_name_that_only_an_earlier_section_binds_is_found():
+    cells = [("markdown", "# Lab"), ("code", "import torch"), ("markdown", "text\n## Later"),
+             ("code", "x = torch.zeros(3)"), ("markdown", "### within"), ("code", "def f(a):\n    return g(a) + x"),
+             ("code", "print([i for i in range(3)])")]
+    assert [(h, sections.loose_names(code)) for h, code in sections.sections(cells)] == [
+        ("Lab", []), ("Later", ["g", "torch"])]

@@ -35,7 +35,7 @@ def test_each_ticket_task_gives_its_prompt_and_its_answer():
     for task in PROMPTS:
         made = ticket_examples(tickets, task)
         own = ["label"] if task in LABELS else []
-        assert made.column_names == ["prompt", "completion", *own, "family", "id"]
+        assert made.column_names == ["prompt", "completion", *own, "text", "family", "id"]
         assert made.num_rows == tickets.num_rows
         for ticket, row in zip(tickets, made, strict=True):
             assert row["prompt"] == PROMPTS[task].replace("{text}", ticket["text"])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+COLUMNS = ("input_ids", "labels", "position_ids")  # what a batch is made of; the last only where rows are packed
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> list[int]:
@@ -89,6 +90,80 @@ def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
         batch["attention_mask"].append([1] * n + [0] * gap)
         batch["labels"].append(list(row["labels"]) + [IGNORED] * gap)
     return {name: torch.tensor(values) for name, values in batch.items()}
+
+
+def pack(rows: Dataset, length: int) -> Dataset:
+    """Put several encoded rows into one, so that a batch is full of tokens and not of padding.
+
+    First-fit decreasing: the longest rows first, each into the first pack that has room.
+
+    Args:
+        rows: encoded; other columns than `input_ids` and `labels` are left behind.
+        length: the most tokens of a pack.
+
+    Returns:
+        `input_ids`, `labels` and `position_ids` (which begin at 0 with each of the packed rows), to be collated by
+        `collate_packed`. The label of each row's first token is masked: the token before it is another row's.
+
+    Raises:
+        LabError: a row is longer than a pack.
+    """
+    from datasets import Dataset
+
+    all_ids, all_labels = rows["input_ids"][:], rows["labels"][:]
+    lengths = [len(ids) for ids in all_ids]
+    if lengths and max(lengths) > length:
+        raise LabError(f"row {lengths.index(max(lengths))} has {max(lengths)} tokens", where="length",
+                       expected=f"at most {length}, the length of a pack", todo="Take longer packs")
+    packs: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((p for p, free in enumerate(room) if free >= lengths[row]), None)
+        if place is None:
+            packs.append([])
+            room.append(length)
+            place = len(packs) - 1
+        packs[place].append(row)
+        room[place] -= lengths[row]
+    packed = {"input_ids": [], "labels": [], "position_ids": []}
+    for members in packs:
+        packed["input_ids"].append([token for row in members for token in all_ids[row]])
+        packed["labels"].append([label for row in members for label in (IGNORED, *all_labels[row][1:])])
+        packed["position_ids"].append([place for row in members for place in range(lengths[row])])
+    return Dataset.from_dict(packed)
+
+
+def collate_packed(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch of packs in which no row sees its neighbours.
+
+    Args:
+        rows: of `pack`. pad_id: as for `collate`.
+
+    Returns:
+        `input_ids`, `labels` and `position_ids`, each (batch, longest), and `attention_mask` (batch, 1, longest,
+        longest), True where a token may look: at itself and what stands before it in its own row.
+    """
+    import torch
+
+    batch = collate(rows, pad_id)
+    width = batch["input_ids"].shape[1]
+    places = torch.tensor([list(row["position_ids"]) + [0] * (width - len(row["position_ids"])) for row in rows])
+    member = (places == 0).cumsum(-1)  # which row of its pack a token belongs to; each pad is a row of its own
+    same = member[:, :, None] == member[:, None, :]
+    batch |= {"position_ids": places, "attention_mask": (same & torch.ones(width, width).tril().bool())[:, None]}
+    return batch
+
+
+def token_efficiency(rows: Dataset, batch_size: int) -> float:
+    """The share of the tokens in consecutive batches that are real and not padding, 0 to 1.
+
+    Args:
+        rows: encoded, or packed.
+        batch_size: rows a batch; each batch is as wide as its longest row.
+    """
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+    return sum(lengths) / max(1, sum(len(batch) * max(batch) for batch in batches))
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

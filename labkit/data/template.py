@@ -44,7 +44,7 @@ def ticket_examples(tickets: Dataset, task: str) -> Dataset:
         task: "tone", "intent", "entities", "summary" or "reply".
 
     Returns:
-        Columns prompt, completion, family, id; and label for tone and intent.
+        Columns prompt, completion, text (the ticket alone), family, id; and label for tone and intent.
 
     Raises:
         LabError: an unknown task, a column that is not there, or a label that the task does not have.
@@ -64,7 +64,7 @@ def ticket_examples(tickets: Dataset, task: str) -> Dataset:
         made = {"prompt": fill(PROMPTS[task], row, f"ticket {row['id']}"), "completion": answer}
         return made | ({"label": answer} if task in LABELS else {})
 
-    return _mapped(tickets, example, labelled=task in LABELS, chat=False, keep=["family", "id"])
+    return _mapped(tickets, example, labelled=task in LABELS, chat=False, keep=["text", "family", "id"])
 
 
 def examples(dataset: Dataset, form: Form, template: str | None = None) -> Dataset:

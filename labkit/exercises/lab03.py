@@ -41,9 +41,7 @@ def detour_parameters(answer):
             d_out * d_in: "that is W itself, which stays frozen. Count A (r, d_in) and B (d_out, r).",
             d_out * d_in + right: "that is W and the detour together. Only A and B are trained; leave W out.",
             r * d_in * d_out * r: "the counts of A and B are multiplied. They stand beside each other: add them.",
-            r
-            * d_in
-            * d_out: "r × d_in × d_out is what r matrices as large as W would have. A and B have one long side each.",
+            r * d_in * d_out: "that is r matrices as large as W. A and B have one long side each.",
             2 * r * d_in: "that is right only where d_in equals d_out. B has d_out rows.",
             2 * r * d_out: "that is right only where d_in equals d_out. A has d_in columns.",
         }
@@ -259,7 +257,7 @@ def merged_weight(answer):
         "alpha_new / r_new = alpha / r. For rsLoRA the quotient is alpha / sqrt(r).",
         "ratio = new_r / r\nreturn alpha * ratio if rule == 'lora' else alpha * ratio ** 0.5",
     ),
-    after="This is why recipes tie rank and alpha: change one alone and the learning rate changes with it.",
+    after="Whether the *scale* is what should stay is another question: see the quiz, and try both in the explorer.",
 )
 def alpha_for(answer):
     for new_r, r, alpha in ((32, 8, 10.0), (2, 8, 16.0), (8, 8, 10.0)):
@@ -271,8 +269,7 @@ def alpha_for(answer):
             right = alpha * (ratio if rule == "lora" else ratio**0.5)
             usual = {
                 alpha: "alpha did not change, so the detour's scale does.",
-                alpha
-                / ratio: "turned round: with more rank each direction is divided by more, so alpha must grow with it.",
+                alpha / ratio: "turned round: more rank divides by more, so alpha must grow with it.",
                 2.0 * new_r: "twice the new rank is a common recipe, but it ignores the alpha that you were given.",
                 alpha * ratio**0.5: "that is rsLoRA's rule, alpha / sqrt(r). LoRA divides by r itself.",
                 alpha * ratio: "that is LoRA's rule, alpha / r. rsLoRA divides by sqrt(r).",
@@ -298,7 +295,7 @@ def alpha_for(answer):
         "Square them, make them shares of their sum, and add up from the largest on until `share` is reached.",
         "energy = torch.linalg.svdvals(B @ A) ** 2\nreturn int((energy.cumsum(0) / energy.sum() < share).sum()) + 1",
     ),
-    after="Few directions carry most of what was learnt: that a small rank suffices is seen here, not believed.",
+    after="Few directions carry most of what was learnt here.",
 )
 def effective_rank(answer):
     import torch

@@ -66,8 +66,9 @@ class LoRALinear(nn.Module):
     def __init__(self, linear: nn.Linear, r: int, alpha: float):
         super().__init__()
         self.linear = linear.requires_grad_(False)
-        self.A = nn.Parameter(torch.empty(r, linear.in_features))
-        self.B = nn.Parameter(torch.zeros(linear.out_features, r))
+        like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+        self.A = nn.Parameter(torch.empty(r, linear.in_features, **like))
+        self.B = nn.Parameter(torch.zeros(linear.out_features, r, **like))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as peft and the paper's code start A
         self.scale = alpha / r
 

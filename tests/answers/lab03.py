@@ -1,12 +1,10 @@
-"""Lab 03's exercises: the reference passes, and each plausible wrong answer is told what is wrong with it."""
+"""Right and wrong answers to lab 03's exercises."""
 
 import math
 
-import pytest
 import torch
 from torch import nn
 
-from labkit.exercises import verdict
 from labkit.scratch import lora
 
 REFERENCES = {
@@ -141,28 +139,3 @@ WRONG = {
         lambda pairs: [(A, B) for A, B in pairs.values() if not B.any()],
     ],
 }
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_the_reference_passes(name):
-    assert verdict(name, REFERENCES[name]).state == "passed"
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_an_untouched_answer_is_not_attempted(name):
-    assert verdict(name, ...).state == "not attempted"
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_answers_fail_each_with_a_message_of_its_own(name):
-    said = [verdict(name, answer) for answer in WRONG[name]]
-    assert [v.state for v in said] == ["wrong"] * len(said), [v for v in said if v.state != "wrong"]
-    texts = [v.sentence for v in said]
-    assert len(set(texts)) >= 5
-    assert len(set(texts)) == len(texts), "\n".join(sorted(texts))
-
-
-def test_every_exercise_of_the_lab_is_tried_here():
-    from labkit.exercises.registry import load_lab
-
-    assert {e.name for e in load_lab("03")} == set(REFERENCES) == set(WRONG)

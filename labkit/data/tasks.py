@@ -1,0 +1,49 @@
+"""The shipped tickets as one task with its three splits, ready to learn from and to be scored on.
+
+Over `read` and `template` on the data's way: every lab that trains on the tickets begins here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labkit.data.read import read
+from labkit.data.template import LABELS, PROMPTS, ticket_examples
+from labkit.profiles import named
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: what is asked, what may be answered, and examples of it.
+
+    Learn from `train`, choose settings on `validation`, and open `test` when everything is chosen. `labels` is empty
+    where the answer is free text. Examples have prompt, completion, text, family, id, and label where there are labels.
+    """
+
+    name: str
+    template: str
+    labels: tuple[str, ...]
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def ticket_task(name: str, profile: str | None = None) -> Task:
+    """One of the tasks on the shipped tickets.
+
+    Args:
+        name: "tone", "intent", "entities", "summary" or "reply".
+        profile: None is the current one; a slow model is scored on every n-th row (`Profile.test_every`).
+
+    Raises:
+        LabError: there is no such task.
+    """
+    every = named(profile).test_every
+    splits = {split: ticket_examples(read(f"tickets/{split}"), name) for split in ("train", "validation", "test")}
+    for split in ("validation", "test"):
+        splits[split] = splits[split].select(range(0, len(splits[split]), every))
+    return Task(name, PROMPTS[name], LABELS.get(name, ()), **splits)

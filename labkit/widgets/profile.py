@@ -1,0 +1,52 @@
+"""A switch for the profile: which base model the rest of this notebook uses, and why this machine suits it.
+
+A front end over `labkit.profiles` and `labkit.doctor`'s recommendation; it has no logic of its own.
+"""
+
+from __future__ import annotations
+
+from labkit import profiles
+
+
+class ProfileSwitch:
+    """Three buttons, one a profile; the one that is down is in force for this kernel.
+
+    Args:
+        reason: a sentence that is shown below, such as why this machine suits one of them.
+    """
+
+    def __init__(self, reason: str = ""):
+        self.reason = reason
+
+    def said(self) -> str:
+        """What is in force, in a sentence."""
+        now = profiles.current()
+        return (f"{now.name}: {now.model}, from {now.origin}; {now.licence}; a LoRA training here takes "
+                f"{now.steps} steps of {now.batch_size} rows. {self.reason}").strip()
+
+    def widget(self):
+        """The buttons and the sentence, as an ipywidgets box."""
+        import ipywidgets as w
+
+        buttons = w.ToggleButtons(options=list(profiles.PROFILES), value=profiles.current().name,
+                                  description="profile")
+        said = w.HTML(value=self._html())
+
+        def chosen(change):
+            profiles.use(change["new"])
+            said.value = self._html()
+
+        buttons.observe(chosen, "value")
+        return w.VBox([buttons, said])
+
+    def _html(self) -> str:
+        import html
+
+        return f"<div style='max-width:60em'>{html.escape(self.said())}</div>"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        try:
+            bundle = self.widget()._repr_mimebundle_(include=include, exclude=exclude)
+        except ImportError:
+            bundle = {}
+        return {"text/plain": self.said(), **{k: v for k, v in (bundle or {}).items() if k != "text/plain"}}

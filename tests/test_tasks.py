@@ -1,0 +1,37 @@
+"""The shipped tickets as a task, and short trials on them."""
+
+import pytest
+
+from labkit import data, profiles, runs
+from labkit.errors import LabError
+from labkit.search import quick_trial
+
+
+def test_a_task_has_three_splits_without_a_family_in_common():
+    task = data.ticket_task("tone")
+    families = [set(part["family"]) for part in (task.train, task.validation, task.test)]
+    assert all(families) and not (families[0] & families[1] or families[0] & families[2] or families[1] & families[2])
+    assert task.labels == data.LABELS["tone"] and set(task.test["label"]) == set(task.labels)
+    row = task.test[0]
+    assert task.template.replace("{text}", row["text"]) == row["prompt"]
+    assert data.ticket_task("reply").labels == ()
+
+
+def test_a_slow_profile_is_scored_on_fewer_rows_and_an_unknown_task_is_named():
+    whole, few = (len(data.ticket_task("tone", profile).test) for profile in ("tiny", "small"))
+    assert few == -(-whole // 3)
+    with pytest.raises(LabError, match="tones"):
+        data.ticket_task("tones")
+
+
+def test_a_trial_learns_and_is_scored_on_validation_rows():
+    trial = quick_trial("tone", rank=4, alpha=8.0)
+    assert trial.accuracy.rows == len(data.ticket_task("tone").validation)
+    assert trial.curve[-1]["loss"] < trial.curve[0]["loss"]
+    assert trial.accuracy.low > 1 / 6, trial.accuracy
+
+
+def test_runs_lie_apart_by_profile_and_where_labkit_runs_says(tmp_path, monkeypatch):
+    assert runs("lab03") == profiles.COURSE / "runs" / profiles.current().name / "lab03"
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
+    assert runs("lab03") == tmp_path / profiles.current().name / "lab03"

@@ -1,0 +1,63 @@
+"""Widgets: what they show without a browser, and that their buttons do what they say."""
+
+import json
+
+import pytest
+
+from labkit import profiles
+from labkit.errors import LabError
+from labkit.exercises import atlas
+from labkit.widgets.profile import ProfileSwitch
+from labkit.widgets.sidebyside import SideBySide
+
+
+def shout(text):
+    if not text:
+        raise LabError("there is nothing to answer", todo="Write something")
+    return text.upper()
+
+
+def test_every_model_answers_the_same_text_and_an_error_stands_in_its_place():
+    both = SideBySide({"loud": shout, "twice": lambda text: text * 2}, "a <b>")
+    assert both.answers == {"loud": "A <B>", "twice": "a <b>a <b>"}
+    assert "a &lt;b&gt;" in both._repr_mimebundle_()["text/html"]
+    assert "nothing to answer" in both.ask("")["loud"]
+
+
+def test_pressing_ask_answers_what_stands_in_the_box():
+    both = SideBySide({"loud": shout}, "first")
+    _, box, button, answers = both.widget().children
+    box.value = "second"
+    button.click()
+    assert both.answers == {"loud": "SECOND"} and "SECOND" in answers.value and not button.disabled
+
+
+def test_the_profile_switch_changes_the_profile_of_this_kernel(monkeypatch):
+    monkeypatch.setattr(profiles, "_chosen", None)
+    switch = ProfileSwitch("Because.")
+    buttons, said = switch.widget().children
+    assert buttons.value == profiles.current().name
+    buttons.value = "small"
+    assert profiles.current().name == "small" and "SmolLM2" in said.value and "Because." in said.value
+
+
+def lab(folder, name, text):
+    cells = [{"cell_type": "markdown", "source": text.splitlines(keepends=True)}]
+    (folder / f"{name}.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+def test_the_map_has_every_lab_with_its_title_minutes_and_passed_exercises(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_PROGRESS", str(tmp_path / "progress.json"))
+    lab(tmp_path, "03_lora", "# 03 · LoRA: train a twentieth\n**You will** write a layer,\nand more.\n\n*60 minutes.*")
+    lab(tmp_path, "98_none", "# 98 · Nothing yet")
+    rows = atlas.course_map(tmp_path).rows
+    assert [row["lab"] for row in rows] == ["03", "98"]
+    assert rows[0]["title"] == "LoRA: train a twentieth" and rows[0]["minutes"] == 60
+    assert rows[0]["exercises passed"].startswith("0 of ") and rows[1]["exercises passed"] == "-"
+    assert atlas.labs(tmp_path)[0].goal == "write a layer, and more."
+
+
+@pytest.mark.parametrize("name", [lab.name for lab in atlas.labs()])
+def test_every_lab_says_its_title_goal_and_minutes_in_its_first_cell(name):
+    [found] = [lab for lab in atlas.labs() if lab.name == name]
+    assert found.title != name and found.goal and found.minutes >= 15
