@@ -1,0 +1,169 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 00 · Start here: a warm start
+# **You will** see one model before and after a quarter of a minute of training, find out what this machine can do,
+# choose the base model that the course runs on, and try the three verbs of the exercises.
+#
+# *15 minutes. You need: nothing but this notebook. No GPU, no network, no account.*
+#
+# Tatra Trail is a shop for mountain gear, and its inbox is full. What can a language model of two million parameters,
+# a ten-thousandth of what a chat service runs on, do about it?
+#
+# ## A quarter of a minute from stranger to colleague
+# The base model has read about a little world of villages and mountain gear, and never seen the shop's tasks. Below it
+# is trained, here and now, to sum up a letter in one line. **Predict** what it answers *before* training.
+
+# %%
+from labkit import data, evaluation, finetune, models, runs
+from labkit.widgets.sidebyside import SideBySide
+
+task = data.ticket_task("summary")  # letters with their summaries
+run = finetune(task.train, steps=60, out=runs("lab00"))
+
+
+def one_line(model, tokenizer):
+    def answer(letter):
+        prompt = data.fill(task.template, {"text": letter})
+        return evaluation.generate(model, tokenizer, [prompt], max_new_tokens=48)[0]
+
+    return answer
+
+
+# %% [markdown]
+# The letter in the box is one that training has not seen, and neither was any letter like it. Read both answers, then
+# change a word of the letter, the product or the number, and press *Ask*.
+
+# %%
+SideBySide({"base model": one_line(*models.load()), "fine-tuned": one_line(run.model, run.tokenizer)},
+           task.test[0]["text"], label="a letter to Tatra Trail")
+
+# %% [markdown]
+# Nothing was looked up in a file: the model on the right was trained while you read. How many of its numbers changed,
+# and how long did it take?
+
+# %%
+from labkit.tables import table
+
+table(steps=run.settings["steps"], letters_read=run.settings["steps"] * run.settings["batch_size"],
+      seconds=run.seconds, parameters=run.total, changed=f"{run.share:.1%}")
+
+# %% [markdown]
+# The twentieth that changed is a LoRA adapter; lab 03 builds one by hand. Whether the answers are *good* is a question
+# for lab 07; that they are different, you have seen.
+#
+# ## What this machine can do
+# The doctor looks at everything that the course needs. A line that says *mend* has a remedy beside it:
+
+# %%
+from labkit import doctor
+
+findings = doctor.examine()
+doctor.table(findings)
+
+# %% [markdown]
+# ## One setting moves the whole course
+# All labs run on a *profile*: a base model and settings that suit it. `tiny` is in this folder and takes seconds;
+# `small` is a real model that takes minutes on a laptop; `full` wants a GPU. The switch holds for this notebook.
+# From outside, the variable `LABKIT_PROFILE` does the same for all of them.
+
+# %%
+from labkit import doctor
+from labkit.widgets.profile import ProfileSwitch
+
+ProfileSwitch(doctor.recommendation().value)
+
+# %% [markdown]
+# What the three are, in one table. The last column is what a training of the course's size takes, in GB:
+
+# %%
+from labkit.profiles import PROFILES
+from labkit.tables import table
+
+table(*({"profile": p.name, "base model": p.model.split("/")[-1], "from": p.origin, "licence": p.licence,
+         "memory (GB)": p.memory} for p in PROFILES.values()))
+
+# %% [markdown]
+# The same letter to a real model, if you have fetched it (`labkit fetch small` in a terminal, once). It has 135 million
+# parameters and has read a good part of the web. **Predict**: does it need the training?
+
+# %%
+from labkit import data, evaluation, finetune, models, runs
+
+if models.here("small"):
+    task = data.ticket_task("summary")
+    real = finetune(task.train, model="small", steps=12, out=runs("lab00-small"))
+    for name, (model, tokenizer) in {"base": models.load("small"), "after 12 steps": real.loaded}.items():
+        print(f"{name}: {evaluation.generate(model, tokenizer, task.test['prompt'][:1], max_new_tokens=48)[0]}\n")
+else:
+    print("SmolLM2 is not on this machine yet: `labkit fetch small` brings it, once.")
+
+# %% [markdown]
+# A real base model picks out something sensible at once, in its own manner. Twelve steps only begin to move it towards
+# the shop's manner, the team first, then the matter, then the numbers; in the labs it gets more.
+#
+# ## Three verbs
+# Exercises stand between the sections, each with its difficulty from 1 to 3 and the minutes that it may take. Run the
+# next cell as it is, then with an answer that is wrong on purpose, such as `return 1`, and read what `check` says.
+#
+# ### Exercise 0.1 · the share of right answers · difficulty 1 · 3 minutes
+# Write `accuracy`: `said` and `truth` are lists of the same length. Give the share of places where they agree, from 0
+# to 1.
+
+# %%
+from labkit import check, hint, solution
+
+
+def accuracy(said, truth):
+    ### BEGIN SOLUTION
+    return sum(s == t for s, t in zip(said, truth)) / len(truth)
+    ### END SOLUTION
+
+
+check("accuracy", accuracy)
+
+# %% [markdown]
+# Stuck? `hint("accuracy")` says a little more each time you run it, and `solution("accuracy")` shows how we did it.
+# Neither costs anything.
+
+# %%
+hint("accuracy")
+
+# %% [markdown]
+# ## The map
+# Each lab is one notebook. Take them in order, or follow what you need; each section of each lab can be started on its
+# own.
+
+# %%
+from labkit import course_map
+
+course_map()
+
+# %% [markdown]
+# ## What you can do now
+# You have fine-tuned a language model, compared it with its base, and know which model the rest of the course will
+# run on.
+#
+# **Quiz.** Answer each in your head, then open it.
+#
+# <details><summary>1. The fine-tuned model answered better on one letter. What do you know?</summary>
+# That it can. How often it does is a question of many letters that training has not seen, and of an interval around
+# the answer: labs 03 and 07.
+# </details>
+#
+# <details><summary>2. Why train a model of two million parameters at all?</summary>
+# Because you can do it fifty times an hour. What you learn about data, losses, ranks and mistakes holds for the large
+# ones, and where it does not, the lab says so.
+# </details>
+#
+# <details><summary>3. What does an exercise that you leave empty break?</summary>
+# Nothing. Later cells use the course's own reference, never your answer.
+# </details>
+#
+# **Next:** lab 01 makes data that deserve training on.
