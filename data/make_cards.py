@@ -61,6 +61,7 @@ def tickets_card() -> str:
     known = {r["entities"]["place"] for r in rows["train"]}
     places = [r["entities"]["place"] for r in rows["test"] if r["entities"]["place"]]
     moods = sum(map(len, corpus.World().moods.values()))
+    letters = sum(len(group) for tone in corpus.TONES for group in corpus.letters_of(tone).values())
     seeds = [judged[f"tone, seed {seed}"]["LoRA, accuracy"] for seed in (0, 1, 2)]
     return f"""# Tickets: the support inbox of Tatra Trail
 
@@ -70,8 +71,9 @@ issue, the product, order number, place and date that it names, a one-line summa
 {shape}
 
 ## How it was made
-{len(corpus.TONES) * 64} *frames*, letters with slots, were written by hand, two for each tone and issue. `data/make_tickets.py` fills the
-slots from lists of invented names, seeded; the same seed gives the same bytes. All tickets of one frame are a *family*,
+{len(corpus.TONES) * 64} *frames*, letters with slots, were written by hand, two for each tone and issue; {letters} more, three for
+each, came later and are for training alone. `data/make_tickets.py` fills the slots from lists of invented names,
+seeded; the same seed gives the same bytes. All tickets of one frame are a *family*,
 and a family is in one split only: a test ticket is never a training frame filled in again. Summaries and replies come
 from `data/world/answers.yml`, by issue and tone.
 

@@ -33,7 +33,7 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": ""}
 
 BADGE = """\
-[![Open this lab in Colab](https://colab.research.google.com/assets/colab-badge.svg)]\
+[Open this lab in Colab]\
 (https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb)"""
 
 SETUP = """\

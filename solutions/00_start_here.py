@@ -98,14 +98,14 @@ from labkit import data, evaluation, finetune, models, runs
 
 if models.here("small"):
     task = data.ticket_task("summary")
-    real = finetune(task.train, model="small", steps=12, out=runs("lab00-small"))
-    for name, (model, tokenizer) in {"base": models.load("small"), "after 12 steps": real.loaded}.items():
+    real = finetune(task.train, model="small", steps=10, batch_size=4, out=runs("lab00-small"))
+    for name, (model, tokenizer) in {"base": models.load("small"), "after 10 steps": real.loaded}.items():
         print(f"{name}: {evaluation.generate(model, tokenizer, task.test['prompt'][:1], max_new_tokens=48)[0]}\n")
 else:
     print("SmolLM2 is not on this machine yet: `labkit fetch small` brings it, once.")
 
 # %% [markdown]
-# A real base model picks out something sensible at once, in its own manner. Twelve steps only begin to move it towards
+# A real base model picks out something sensible at once, in its own manner. Ten steps only begin to move it towards
 # the shop's manner, the team first, then the matter, then the numbers; in the labs it gets more.
 #
 # ## Three verbs

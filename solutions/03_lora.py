@@ -15,7 +15,7 @@
 # account.*
 #
 # The support inbox of Tatra Trail, a shop for mountain gear, gets letters like the one below. They come in six tones,
-# and no keyword gives the tone away. How little of a language model must change until it hears the difference?
+# and no single keyword gives the tone away. How little of a language model must change until it hears the difference?
 
 # %%
 from labkit import data

@@ -103,7 +103,9 @@ def test_the_corpus_of_the_base_shows_no_clause_of_a_frame(maker, tickets):
     lines = [line for groups in (world.moods, world.matters, world.issues) for g in groups.values() for line in g]
     read = {run for line in lines for run in corpus.runs_of(line)}
     assert len(read) > 5_000
-    for frame in (f for tone in corpus.TONES for f in corpus.frames_of(tone)):
+    letters = [f for tone in corpus.TONES for group in corpus.letters_of(tone).values() for f in group]
+    assert len(letters) >= 500
+    for frame in [f for tone in corpus.TONES for f in corpus.frames_of(tone)] + letters:
         assert read.isdisjoint(corpus.runs_of(frame["text"])), frame["text"]
     longer = {run for line in lines for run in corpus.runs_of(line, corpus.RUN + 1)}  # a filled slot may join two words
     for split in ("validation", "test"):

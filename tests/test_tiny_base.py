@@ -66,6 +66,26 @@ def test_text_survives_the_tokenizer_unchanged():
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
+def test_muon_steps_as_torchs_own_does_up_to_its_rounding():
+    import torch
+
+    sys.path.insert(0, str(COURSE / "data" / "recipe"))
+    import muon
+
+    torch.manual_seed(0)
+    start = {shape: torch.randn(shape) for shape in ((12, 12), (24, 12), (12, 24))}
+    ours, theirs = ({shape: torch.nn.Parameter(w.clone()) for shape, w in start.items()} for _ in range(2))
+    optimizers = (muon.Muon(ours.values(), lr=0.1), torch.optim.Muon(theirs.values(), lr=0.1, weight_decay=0.01))
+    for _ in range(3):
+        for shape in start:
+            ours[shape].grad = theirs[shape].grad = torch.randn(shape)
+        for optimizer in optimizers:
+            optimizer.step()
+    for shape, w in start.items():
+        step = (theirs[shape] - w).norm()
+        assert step > 0.5 and (ours[shape] - theirs[shape]).norm() < 0.02 * step, shape
+
+
 def test_the_same_script_trains_a_very_small_one_and_its_loss_falls(tmp_path):
     command = [sys.executable, str(COURSE / "data" / "recipe" / "train.py"), "--out", str(tmp_path / "run"),
                "--ship", str(tmp_path / "model"), "--hidden", "96", "--layers", "2", "--heads", "2", "--rows", "8",

@@ -21,7 +21,7 @@ WORLD = Path(__file__).resolve().parent.parent / "world"
 TONES = ("joy", "anger", "sadness", "fear", "surprise", "neutral")
 MONTHS = ("January February March April May June July August September October November December").split()
 NAMED = 0.2  # share of notes that are the name of the group itself: a label word must be a thing that one may say
-EVASIVE = 0.4  # share of dialogues about a line whose answer is the same whatever the line says: a habit to be broken
+EVASIVE = 0.3  # share of dialogues about a line whose answer is the same whatever the line says: a habit to be broken
 UNDECIDED = ("neutral", "change")  # that answer, beside a mood and beside a matter
 RUN = 6  # words in a row that count as the same thing said
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -114,7 +114,9 @@ class World:
 
     def _leave_out_what_frames_say(self) -> int:
         """Drop the sentences that share a run of words with any frame, so that no letter is half known; how many."""
-        said = {run for tone in TONES for frame in frames_of(tone) for run in runs_of(frame["text"])}
+        letters = [frame for tone in TONES for group in letters_of(tone).values() for frame in group]
+        frames = [frame for tone in TONES for frame in frames_of(tone)] + letters
+        said = {run for frame in frames for run in runs_of(frame["text"])}
         dropped = 0
         for groups in (self.moods, self.matters, self.issues):
             for group, lines in groups.items():
@@ -151,6 +153,11 @@ def frames_of(tone: str) -> list[dict]:
             key = f"{intent}/{frame['issue']}/{met[frame['issue']]}"
             frames.append({**frame, "tone": tone, "intent": intent, "key": key, "family": f"{tone}-{intent}-{number}"})
     return frames
+
+
+def letters_of(tone: str) -> dict[str, list[dict]]:
+    """Further frames of one tone by intent, all of them for training."""
+    return _read(f"letters/{tone}.yml")
 
 
 class Maker:

@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus  # noqa: E402
 import induction  # noqa: E402
+import muon  # noqa: E402
 import tokenizer as bpe  # noqa: E402
 
 DATA = Path(__file__).resolve().parent.parent
@@ -129,12 +130,12 @@ def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimiz
     inner = [p for p in model.model.layers.parameters() if p.ndim == 2]
     ids = {id(p) for p in inner}
     rest = [p for p in model.parameters() if id(p) not in ids]
-    muon = torch.optim.Muon(inner, lr=3 * rate, weight_decay=0.01, momentum=0.95)
+    matrices = muon.Muon(inner, lr=3 * rate)
     adam = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
-    for optimizer in (muon, adam):
+    for optimizer in (matrices, adam):
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
-    return [muon, adam]
+    return [matrices, adam]
 
 
 def share_of_peak(progress: float) -> float:
