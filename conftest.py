@@ -13,8 +13,15 @@ import pytest
 
 from labkit import course
 
+THREADS = "OMP_NUM_THREADS"  # two processes that both use all cores are several times as slow as two that share them
 LEARNERS_STEPS = "8"  # answers are empty in a learner's copy: a training there only has to run, not to learn
 spent: Counter[str] = Counter()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers (pytest-xdist) share the cores among them; they, and the kernels they start, inherit this."""
+    if workers := getattr(config.option, "numprocesses", None):
+        os.environ.setdefault(THREADS, str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 @pytest.hookimpl(wrapper=True)
