@@ -470,3 +470,61 @@ def test_arbitrary_tables_are_read_or_named(tmp_path_factory, table, suffix):
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=_rows.DELIMITERS[suffix], quoting=csv.QUOTE_ALL).writerows(table)
     check_answer(path, len(table) - 1)
+
+
+# ------------------------------------------------------------------ the hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that cannot be there: it has one dataset, with class labels as numbers, in one split."""
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = datasets.Dataset.from_dict({"text": ["Bad.", "Good.", ""], "label": [0, 1, 1]}, features=features)
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        if name != "owner/reviews":
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+        if split != "train":
+            raise ValueError(f"Unknown split \"{split}\". Should be one of ['train'].")
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_dataset_of_the_hub_is_read_like_a_file_with_names_for_its_labels(hub):
+    left_out = []
+    rows = read("hub:owner/reviews", left_out=left_out)
+    assert hub == [("owner/reviews", "train")]
+    assert rows["label"][:] == ["neg", "pos"] and rows["line"][:] == [1, 2]
+    assert [row.line for row in left_out] == [3]
+    with pytest.raises(LabError, match="hub:owner/reviews, row 3"):
+        read("hub:owner/reviews")
+
+
+@pytest.mark.parametrize("source, says", [
+    ("hub:owner/nothing", "there is no such dataset"),
+    ("hub:owner/reviews/test", "Should be one of"),
+    ("hub:reviews", "expected hub:owner/name"),
+    ("hub:owner/a/b/c", "expected hub:owner/name"),
+])
+def test_what_the_hub_does_not_have_is_one_sentence(hub, source, says):
+    with pytest.raises(LabError, match=says):
+        read(source)
+
+
+def test_without_a_network_the_hub_is_said_to_be_out_of_reach(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(LabError, match="cannot be reached|no such dataset"):
+        read("hub:owner/reviews")
+
+
+def test_a_clash_inside_the_first_row_is_named_like_any_other(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"tags": [1, "a"]}\n')
+    said(lambda: read(path, columns=()), "a.jsonl, line 1: tags holds text where a whole number stands in row 1")

@@ -37,8 +37,9 @@ def locate(source: str | Path) -> tuple[Path, str]:
     where, path = str(source), Path(source).expanduser()
     if isinstance(source, str) and not path.suffix:  # perhaps a shipped dataset: "tickets", "tickets/test"
         for name in (source, f"{source}/train"):
-            if (COURSE / "data" / f"{name}.jsonl").is_file():
-                return COURSE / "data" / f"{name}.jsonl", name
+            for suffix in (".jsonl", ".csv"):
+                if (COURSE / "data" / f"{name}{suffix}").is_file():
+                    return COURSE / "data" / f"{name}{suffix}", name
     try:
         if path.is_dir():
             raise LabError("is a folder", where=where, expected="a file", todo="Name one of the files in it")
@@ -87,7 +88,8 @@ def text_rows(path: Path, where: str) -> Iterator[Row]:
 
 def _near(path: Path) -> str:
     """What to do about a missing file: names like it in its folder and among the shipped datasets."""
-    shipped = [str(file.relative_to(COURSE / "data").with_suffix("")) for file in COURSE.glob("data/*/*.jsonl")]
+    files = [file for suffix in ("jsonl", "csv") for file in COURSE.glob(f"data/*/*.{suffix}")]
+    shipped = [str(file.relative_to(COURSE / "data").with_suffix("")) for file in files]
     names = shipped + [name.split("/")[0] for name in shipped]
     near = difflib.get_close_matches(str(path), dict.fromkeys(names), n=3, cutoff=0.6)
     if path.parent.is_dir():

@@ -57,7 +57,7 @@ class Kinds:
             try:
                 fresh[name] = known if known is str and type(value) is str else _merge(known, value)
             except _Clash as clash:
-                return f"{name} holds {clash} in row {self.first[name]}"
+                return f"{name} holds {clash} in row {self.first.get(name, line)}"
             except OverflowError:
                 return f"{name} holds a number of more than 64 bits"
         for name, kind in fresh.items():
@@ -225,8 +225,13 @@ def to_dataset(schema: pa.Schema, batches: Iterable[Batch], small: bool, where: 
                        todo="Write that column as text") from None
 
 
-def _temporary() -> Path:
+def temporary_folder() -> Path:
+    """A folder that lasts as long as this Python does."""
     global _folder
     if _folder is None:
         _folder = tempfile.TemporaryDirectory(prefix="labkit-", ignore_cleanup_errors=True)
-    return Path(tempfile.mkstemp(".arrow", dir=_folder.name)[1])
+    return Path(_folder.name)
+
+
+def _temporary() -> Path:
+    return Path(tempfile.mkstemp(".arrow", dir=temporary_folder())[1])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+BATCH = 1000  # rows that are encoded at a time
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 COLUMNS = ("input_ids", "labels", "position_ids")  # what a batch is made of; the last only where rows are packed
 
@@ -48,23 +49,34 @@ def encode(examples: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: in
     Raises:
         LabError: a row is longer than `max_length`; nothing is cut off silently.
     """
-    end = end_of_turn(tokenizer)
-    prompts = [render(tokenizer, prompt) for prompt in examples["prompt"]]
-    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    answered = tokenizer(list(examples["completion"]), add_special_tokens=False)["input_ids"]
-    ids = [a + b + [end] for a, b in zip(asked, answered, strict=True)]
-    labels = [[IGNORED] * len(a) + b + [end] for a, b in zip(asked, answered, strict=True)]
-    if max_length and (long := [i for i, row in enumerate(ids) if len(row) > max_length]):
+    import pyarrow as pa
+    from datasets.fingerprint import generate_random_fingerprint
+
+    end, tokens = end_of_turn(tokenizer), pa.list_(pa.int64())
+    ids, labels, lengths = [], [], []  # Arrow arrays of a batch each: far smaller than lists of Python's numbers
+    for batch in examples.with_format(None).select_columns(["prompt", "completion"]).iter(BATCH):
+        prompts = [render(tokenizer, prompt) for prompt in batch["prompt"]]
+        asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        answered = tokenizer(batch["completion"], add_special_tokens=False)["input_ids"]
+        pairs = list(zip(asked, answered, strict=True))
+        ids.append(pa.array([a + b + [end] for a, b in pairs], tokens))
+        labels.append(pa.array([[IGNORED] * len(a) + b + [end] for a, b in pairs], tokens))
+        lengths += [len(a) + len(b) + 1 for a, b in pairs]
+    if max_length and (long := [i for i, length in enumerate(lengths) if length > max_length]):
         first = long[0]
         where = f"line {examples['line'][first]}" if "line" in examples.column_names else f"row {first}"
         raise LabError(
-            f"prompt and completion have {len(ids[first])} tokens",
+            f"prompt and completion have {lengths[first]} tokens",
             where=where,
-            expected=f"at most {max_length} ({len(long)} of {len(ids)} rows are longer)",
+            expected=f"at most {max_length} ({len(long)} of {len(lengths)} rows are longer)",
             todo="Shorten those rows, or raise the limit with --max-length if the model takes more",
         )
     keep = [name for name in examples.column_names if name not in ("input_ids", "labels")]
-    return examples.select_columns(keep).add_column("input_ids", ids).add_column("labels", labels)
+    encoded = examples.select_columns(keep)
+    for name, arrays in (("input_ids", ids), ("labels", labels)):  # a fingerprint of all tokens would take minutes
+        column = pa.chunked_array(arrays, tokens)
+        encoded = encoded.add_column(name, column, new_fingerprint=generate_random_fingerprint())
+    return encoded
 
 
 def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:

@@ -13,8 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labkit.data._hub import PREFIX, fetch, is_hub
 from labkit.data._rows import locate, text_rows
-from labkit.data._tables import KEPT_IN_MEMORY, Batch, Kinds, parquet_batches, row_batches, said, to_dataset
+from labkit.data._tables import (
+    KEPT_IN_MEMORY,
+    Batch,
+    Kinds,
+    parquet_batches,
+    row_batches,
+    said,
+    temporary_folder,
+    to_dataset,
+)
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
@@ -61,7 +71,8 @@ def read(
 
     Args:
         source: path to .json (a list of objects, or {"data": [...]}), .jsonl, .ndjson, .csv, .tsv or .parquet; or
-            "tickets" (its training split), "tickets/validation", "tickets/test".
+            "tickets" (its training split), "tickets/validation", "tickets/test"; or a dataset of the hub,
+            "hub:owner/name" or "hub:owner/name/split".
         columns: the two columns to train on, as "question,answer" or a pair: they must hold text in every row.
             None: the pair that `recognise` knows, if there is one. (): no column is looked into.
         left_out: None: the first bad row raises. A list: bad rows are appended to it and left out.
@@ -73,7 +84,7 @@ def read(
     Raises:
         LabError: the file, or a row of it, cannot be read, with line and remedy.
     """
-    path, where = locate(source)
+    path, where = (fetch(source, temporary_folder()), source) if is_hub(source) else locate(source)
     bad = _BadRows(where, left_out)
     small = path.stat().st_size < KEPT_IN_MEMORY
     if path.suffix.lower() == ".parquet":
@@ -201,7 +212,7 @@ class _BadRows:
 
 
 def _noun(where: str) -> str:
-    return "row" if where.lower().endswith((".json", ".parquet")) else "line"
+    return "row" if where.lower().endswith((".json", ".parquet")) or where.startswith(PREFIX) else "line"
 
 
 def _good_rows(rows: Iterable[tuple[int, dict | str]], used: tuple, bad: _BadRows) -> Iterator[tuple[int, dict]]:
