@@ -1,4 +1,4 @@
-"""The command line: `labkit doctor | fetch | finetune | chat | demo | course | progress | real`.
+"""The command line: `labkit doctor | fetch | inspect | finetune | chat | demo | course | progress | real`.
 
 Top of everything: it reads options, calls one function, prints what came, and turns a LabError into its sentence.
 """
@@ -72,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     fetch = command("fetch", _fetch, "bring the real base model onto this machine (93 to 270 MB, once)",
                     "labkit fetch small")
     fetch.add_argument("profile", nargs="?", default="small", help="which one; small is the only one to fetch ahead")
+    inspect = command("inspect", _inspect, "say what is wrong with a file of records, row by row; nothing is changed",
+                      "labkit inspect my_tickets.csv --test my_test.csv --html report.html")
+    inspect.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet, or a shipped dataset")
+    inspect.add_argument("--test", metavar="FILE", nargs="+", default=[], help="rows to test on: which of them leaked?")
+    inspect.add_argument("--columns", metavar="A,B", help="the column of texts and, if there is one, that of labels")
+    inspect.add_argument("--labels", metavar="A,B,C", help="the right ones; found in the data where it is left out")
+    inspect.add_argument("--names", metavar="FILE", help="names of persons to look for, one a line")
+    inspect.add_argument("--html", metavar="FILE", help="write the report there too, as one page")
     _finetune_options(command("finetune", _finetune, "train on a file, and say how good the result is",
                               "labkit finetune my_tickets.csv --columns subject,team --model small"))
     chat = command("chat", _chat, "talk to a model that was fine-tuned here, a line at a time; an empty line ends it",
@@ -144,6 +152,13 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     folder = fetch(arguments.profile, progress=sys.stderr.isatty())
     print(f"{folder}\nfrom: {origin(folder)['origin']}")
+    return OK
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from labkit.data.inspection import inspect_files
+
+    print(inspect_files(**{name: value for name, value in vars(arguments).items() if name != "run"}))
     return OK
 
 

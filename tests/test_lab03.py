@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from shown import outputs_of, the_output_of
 
 from labkit.profiles import COURSE
 
@@ -14,20 +15,7 @@ def percent(text: str) -> float:
 
 @pytest.fixture(scope="module")
 def outputs():
-    book = json.loads((COURSE / "solutions" / "03_lora.ipynb").read_text(encoding="utf-8"))
-    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-    return [("".join(cell["source"]), _text(cell)) for cell in cells]
-
-
-def _text(cell) -> str:
-    parts = []
-    for output in cell["outputs"]:
-        parts += [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
-    return "\n".join("".join(part) for part in parts)
-
-
-def the_output_of(outputs, code: str) -> str:
-    return next(text for source, text in outputs if code in source)
+    return outputs_of("03_lora")
 
 
 SHORT = "tiny-base as shipped makes about 81 % teachable, where the course asks for 90: its recipe must be mended"
