@@ -9,19 +9,21 @@ from labkit import Run, data, evaluation, fetch, finetune, models
 pytestmark = pytest.mark.real
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError,
-                   reason="too few steps since the letters became more varied: 11.5 % -> 22.9 %, the intervals touch")
-def test_smollm2_learns_the_team_of_tickets_beyond_the_interval(tmp_path):
+def test_smollm2_learns_to_pull_the_fields_out_of_tickets_beyond_the_interval(tmp_path):
     fetch.fetch("small", progress=False)
-    task = data.ticket_task("intent")
-    held = task.test.select(range(0, len(task.test), 6))  # 96 rows
-    teams, families = task.labels, evaluation.groups_of(held)
-    base, tokenizer = models.load("small")
-    said = evaluation.classify(base, tokenizer, held["prompt"], teams)
-    before = evaluation.accuracy(held["label"], said, families)
-    run = finetune(task.train, model="small", steps=36, batch_size=8, learning_rate=1e-3, out=tmp_path)
-    after = evaluation.accuracy(held["label"], evaluation.classify(run.model, run.tokenizer, held["prompt"], teams),
-                                families)
-    assert after.above(before), f"{before} -> {after}"
+    task = data.ticket_task("entities")
+    held = task.test.select(range(0, len(task.test), 18))  # 32 rows of as many families
+
+    def fields(model, tokenizer) -> dict[str, evaluation.Score]:
+        said = evaluation.generate(model, tokenizer, held["prompt"], max_new_tokens=60)
+        scores = evaluation.entity_scores(list(held["completion"]), said, evaluation.groups_of(held))
+        return {score.metric: score for score in scores}
+
+    before = fields(*models.load("small"))
+    run = finetune(task.train, model="small", steps=20, batch_size=4, learning_rate=1e-3, out=tmp_path)
+    after = fields(run.model, run.tokenizer)
+    for metric in ("entity F1", "exact product", "exact order"):
+        assert after[metric].above(before[metric]), f"{metric}: {before[metric]} -> {after[metric]}"
+    assert after["parses"].value >= 0.9, str(after["parses"])
     assert Run.read(tmp_path).settings["model"] == "small"
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 8
