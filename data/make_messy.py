@@ -16,9 +16,11 @@ from pathlib import Path
 
 import yaml
 
+from labkit.data import LABELS
+
 DATA = Path(__file__).resolve().parent
 SEED = 20261125
-LABELS = ("joy", "anger", "sadness", "fear", "surprise", "neutral")
+TONES = LABELS["tone"]
 COLUMNS = ("ticket", "received", "channel", "text", "label")
 LETTERS = {"train": 640, "test": 160}  # taken from tickets, before any copy is made
 MAX_TOKENS = 256  # of the tiny model's tokens; an over-long letter has more, any other less
@@ -194,7 +196,7 @@ def make(seed: int = SEED) -> tuple[list[Row], list[Row], dict]:
             add_copy(row, "exact duplicate", "sent twice")
     for row in take("conflicting labels"):
         copy = add_copy(row, "conflicting labels", "the same letter with another label")
-        copy["label"] = rng.choice([label for label in LABELS if label != row["label"]])
+        copy["label"] = rng.choice([label for label in TONES if label != row["label"]])
         plant(row, "conflicting labels", "the same letter with another label", copy)
     again = [add_copy(row, "near duplicate", "typed again", said_again(row["text"], world, rng))
              for row in take("near duplicate")]
@@ -233,13 +235,13 @@ def odd_letters(world: dict, rng: random.Random) -> list[Row]:
     """Letters that are nothing but their fault: empty, a word or two, in another language, a whole thread."""
     rows = []
     for number in range(PLANTED["empty text"]):
-        row = new_row(("", " ", "<p></p>", "\t", "", "&nbsp;")[number % 6], rng.choice(LABELS), rng)
+        row = new_row(("", " ", "<p></p>", "\t", "", "&nbsp;")[number % 6], rng.choice(TONES), rng)
         plant(row, "empty text", "nothing was written", "")
         if row["text"].strip():
             plant(row, "HTML", "nothing else", "")
         rows.append(row)
     for text in rng.sample(world["short"], PLANTED["very short text"]):
-        rows.append(row := new_row(text, rng.choice(LABELS), rng))
+        rows.append(row := new_row(text, rng.choice(TONES), rng))
         plant(row, "very short text", "a word or two", text)
     for letter in rng.sample(world["foreign"], PLANTED["other language"]):
         rows.append(row := new_row(letter["text"], letter["label"], rng))
@@ -262,7 +264,7 @@ def key_of(seed: int, export: list[Row], names: list[str], harmless: list[Row]) 
                 original = original["ticket"]
             faults.append({"row": row["row"], "ticket": row["ticket"], **fault, "original": original})
     counts = Counter(fault["kind"] for fault in faults)
-    return {"seed": seed, "labels": LABELS, "names": names, "max_tokens": MAX_TOKENS,
+    return {"seed": seed, "labels": TONES, "names": names, "max_tokens": MAX_TOKENS,
             "counts": dict(sorted(counts.items())), "harmless": sorted(row["row"] for row in harmless), "faults": faults}
 
 
@@ -271,9 +273,9 @@ def card(export: list[Row], test: list[Row], key: dict) -> str:
     kinds = "\n".join(f"| {kind} | {count} |" for kind, count in key["counts"].items())
     faulty = len({fault["row"] for fault in key["faults"]})
     told = Counter(kind for f in key["faults"] if f["kind"] == "personal data" for kind in f["original"])
-    others = sum(row["label"] not in LABELS for row in export)
+    others = sum(row["label"] not in TONES for row in export)
     shares = "\n".join(f"| {label} | {sum(row['label'] == label for row in export)} | "
-                       f"{sum(row['label'] == label for row in test)} |" for label in sorted(LABELS)) + f"\n| misspelt or missing | {others} | 0 |"
+                       f"{sum(row['label'] == label for row in test)} |" for label in sorted(TONES)) + f"\n| misspelt or missing | {others} | 0 |"
     return f"""# Messy tickets: the export from the old system
 
 {len(export):,} letters to train on (`export.csv`) and {len(test):,} to test on (`test.csv`), with a tone each, as they came out of the

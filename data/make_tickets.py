@@ -13,9 +13,11 @@ from pathlib import Path
 
 import yaml
 
+from labkit.data import LABELS
+
 DATA = Path(__file__).resolve().parent
 SEED = 20261124
-TONES = ("joy", "anger", "sadness", "fear", "surprise", "neutral")
+TONES = LABELS["tone"]
 FIELDS = ("product", "order", "place", "date")
 MONTHS = "January February March April May June July August September October November December".split()
 

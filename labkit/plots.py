@@ -44,6 +44,7 @@ def curve(points: Sequence[dict], title: str) -> Figure:
                 *zip(*seen, strict=True), style, marker="." if len(seen) < 15 else "", color=COLOURS[colour], label=name
             )
     axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 2.5
     if len(axes.lines) > 1:
         axes.legend(frameon=False)
     return figure

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labkit import plots
 from labkit.evaluation import Score
 from labkit.intake import place
 from labkit.tables import Table
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from labkit.intake import Intake
     from labkit.training import Run
 
-LOSS, HELD = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito's palette; the marks differ as well
 SHORT = 160  # characters of a text that is shown
 
 
@@ -71,25 +71,12 @@ def draw_curve(run: Run, file: Path) -> str:
     Returns:
         The finding, which is also the picture's title.
     """
-    from matplotlib.figure import Figure  # the object, not pyplot: no window, and a notebook's own backend stays
-    from matplotlib.ticker import MaxNLocator
-
     learnt = [(point["step"], point["loss"]) for point in run.curve if "loss" in point]
     held = [(point["step"], point["validation_loss"]) for point in run.curve if "validation_loss" in point]
     finding = _finding(learnt, held)
-    figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*learnt, strict=True), color=LOSS, label="rows it learns from")
-    if held:
-        axes.plot(*zip(*held, strict=True), color=HELD, marker="o", linestyle="--", label="rows it only watches")
-    axes.set_xlabel(f"training step ({run.settings['batch_size']} rows each)", fontsize=12)
-    axes.set_ylabel("loss (nats per token of the answer)", fontsize=12)
-    axes.set_title(finding, fontsize=13)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=12)
-    figure.savefig(file)
+    figure = plots.curve(run.curve, finding)
+    figure.axes[0].set_xlabel(f"step ({run.settings['batch_size']} rows each)")
+    file.write_bytes(plots.png(figure))
     return finding
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import yaml
 
+from labkit.data import LABELS
+
 WORLD = Path(__file__).resolve().parent.parent / "world"
-TONES = ("joy", "anger", "sadness", "fear", "surprise", "neutral")
+TONES = LABELS["tone"]
 MONTHS = ("January February March April May June July August September October November December").split()
 NAMED = 0.2  # share of notes that are the name of the group itself: a label word must be a thing that one may say
 EVASIVE = 0.3  # share of dialogues about a line whose answer is the same whatever the line says: a habit to be broken

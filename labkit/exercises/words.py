@@ -173,7 +173,9 @@ def line_of(error: BaseException) -> str:
     line, trace = "", error.__traceback__
     while trace:
         name = trace.tb_frame.f_code.co_filename
-        if not name.startswith((*_NOT_LEARNERS, "<frozen")):
+        # Resolved, as those are: an environment behind a link has two names.
+        whose = name if name.startswith("<") else str(Path(name).resolve())
+        if not whose.startswith((*_NOT_LEARNERS, "<frozen")):
             line = linecache.getline(name, trace.tb_lineno, trace.tb_frame.f_globals).strip() or line
         trace = trace.tb_next
     return f" at `{cut(line)}`" if line else ""
