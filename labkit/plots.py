@@ -31,9 +31,9 @@ def new(title: str, x: str, y: str, width: float = 7.0, height: float = 3.4):
     return figure, axes
 
 
-def curve(points: Sequence[dict], title: str) -> Figure:
+def curve(points: Sequence[dict], title: str, height: float = 3.4) -> Figure:
     """Training loss, and validation loss where there is one, over steps; `points` as in `Run.curve`."""
-    figure, axes = new(title, "step", "loss (nats per counted token)")
+    figure, axes = new(title, "step", "loss (nats per counted token)", height=height)
     for key, name, colour, style in (
         ("loss", "training", "blue", "-"),
         ("validation_loss", "validation", "orange", "--"),

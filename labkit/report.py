@@ -74,7 +74,7 @@ def draw_curve(run: Run, file: Path) -> str:
     learnt = [(point["step"], point["loss"]) for point in run.curve if "loss" in point]
     held = [(point["step"], point["validation_loss"]) for point in run.curve if "validation_loss" in point]
     finding = _finding(learnt, held)
-    figure = plots.curve(run.curve, finding)
+    figure = plots.curve(run.curve, finding, height=4)
     figure.axes[0].set_xlabel(f"step ({run.settings['batch_size']} rows each)")
     file.write_bytes(plots.png(figure))
     return finding
