@@ -11,7 +11,7 @@ WANTED := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr ' ' 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help lab test course demo real base bench ready
+.PHONY: help lab test course demo real base bench colab ready
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ base: ready ## train tiny-base from its recipe, up to two hours; takes up where 
 
 bench: ready ## how fast and how lean 100,000 rows and a file of 1 GB are read, inspected, split and encoded
 	@$(PY) tests/bench_data.py
+
+colab: ready ## the set-up cell for Colab in a new environment with torch alone, then lab 03; some minutes
+	@$(PY) tests/fresh_colab.py
 
 # The stamp is written last, so that a set-up that was interrupted is done again.
 ready:

@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _labs(course)
     course.add_argument("--solutions", action="store_true", help="run the solved ones instead of the learners' copies")
     course.add_argument("--build", action="store_true", help="make the notebooks anew from solutions/*.py")
+    course.add_argument("--repo", metavar="OWNER/NAME", help="put this address on all badges and set-up cells")
     progress = command("progress", _progress, "show how far you are with the exercises", "labkit progress 03")
     progress.add_argument("lab", nargs="?", help="the lab's number; all that you have begun where it is left out")
     _labs(command("real", _real, "run labs on the real model, and write what they measured to data/measured/",
@@ -217,6 +218,10 @@ def _course(arguments: argparse.Namespace) -> int:
     from labkit import course
 
     bars = sys.stdout.isatty()
+    if arguments.repo:
+        for file in course.restamp(arguments.repo):
+            print(f"wrote {file}")
+        return OK
     if arguments.build:
         for file in course.build(arguments.labs, progress=bars):
             print(f"wrote {file}")

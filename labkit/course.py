@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from labkit import stamps
 from labkit.blanks import learner_source, solved_source
 from labkit.errors import LabError
 from labkit.profiles import COURSE
 
-REPOSITORY = "labkit-course/labkit"  # on GitHub; the badges and the set-up cell are the only readers
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(A widget: run this cell to move it.)"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -31,24 +31,6 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 
 # How the shipped outputs were made: no cell asks a hub, no training is cut short.
 OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": ""}
-
-BADGE = """\
-[Open this lab in Colab]\
-(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb)"""
-
-SETUP = """\
-# @title Set-up: fetches the course on Colab, does nothing anywhere else
-import sys
-
-if "google.colab" in sys.modules:
-    import os
-    import subprocess
-
-    if not os.path.isdir("/content/labkit"):
-        subprocess.run("git clone --depth 1 https://github.com/{repository} /content/labkit".split(), check=True)
-    subprocess.run([sys.executable, *"-m pip install --quiet -e /content/labkit".split()], check=True)
-    sys.path.insert(0, "/content/labkit")
-    os.chdir("/content/labkit/notebooks")"""
 
 
 @dataclass(frozen=True)
@@ -131,6 +113,24 @@ def build(chosen: list[str] | None = None, execute: bool = True, progress: bool 
                 written.append(_write(_tidy(solved), _path(root, "solutions", name)))
             written.append(_write(learner, _path(root, "notebooks", name)))
     return written
+
+
+def restamp(repository: str, root: Path = COURSE) -> list[Path]:
+    """Put another address on README, badges and set-up cells: of a fork, say. Solved notebooks carry none.
+
+    Args:
+        repository: owner/name on GitHub.
+        root: the checkout.
+
+    Returns:
+        The files written.
+
+    Raises:
+        LabError: this is no owner/name, or a notebook was edited by hand; then nothing has changed.
+    """
+    for name in names(root=root):
+        _refuse_if_edited(_path(root, "notebooks", name))
+    return stamps.move(repository, root) + build(execute=False, progress=False, root=root)
 
 
 def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bool = True,
@@ -247,12 +247,11 @@ def _both(name: str, root: Path) -> tuple:
                 cell.metadata.tags = [*tags, "nbval-check-output"]
         solved.append(cell)
         learner.append(blank)
-    setup = nbformat.v4.new_code_cell(SETUP.format(repository=REPOSITORY), id=f"lab{number}-setup")
+    setup = nbformat.v4.new_code_cell(stamps.setup(name, root), id=f"lab{number}-setup")
     setup.metadata = {"tags": ["setup"], "cellView": "form", "jupyter": {"source_hidden": True}}
     first_code = next((i for i, cell in enumerate(learner) if cell.cell_type == "code"), len(learner))
     learner.insert(first_code, setup)  # the title comes first, not machinery
-    badge = BADGE.format(repository=REPOSITORY, name=name)
-    learner.insert(0, nbformat.v4.new_markdown_cell(badge, id=f"lab{number}-badge"))
+    learner.insert(0, nbformat.v4.new_markdown_cell(stamps.badge(name, root), id=f"lab{number}-badge"))
     return _book(solved, stamp), _book(learner, stamp)
 
 

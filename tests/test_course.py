@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import blanks, course
+from labkit import blanks, course, stamps
 from labkit.errors import LabError
 
 SAMPLE = '''\
@@ -148,7 +149,7 @@ def test_the_solved_notebook_holds_nothing_of_the_run_but_outputs(built):
 def test_the_learners_copy_has_badge_title_and_set_up_first_then_the_lab_without_answers_or_outputs(built):
     book = read(built, "notebooks")
     badge, title, setup = book.cells[:3]
-    assert f"github/{course.REPOSITORY}/blob/main/notebooks/07_shares.ipynb" in badge.source
+    assert f"github/{stamps.repository()}/blob/main/notebooks/07_shares.ipynb" in badge.source
     assert title.source.startswith("# Shares")
     assert setup.metadata.tags == ["setup"] and 'if "google.colab" in sys.modules:' in setup.source
     assert len(setup.source.splitlines()) <= 12
@@ -329,5 +330,26 @@ def test_the_readme_lists_every_lab_with_both_notebooks_and_its_badge():
     readme = (course.COURSE / "README.md").read_text(encoding="utf-8")
     for name in course.names():
         [line] = [line for line in readme.splitlines() if f"(notebooks/{name}.ipynb)" in line]
-        badge = course.BADGE.format(repository=course.REPOSITORY, name=name)
+        badge = stamps.badge(name)
         assert f"(solutions/{name}.ipynb)" in line and badge.rpartition("](")[2] in line
+
+
+def test_another_address_goes_onto_readme_badges_and_set_up_cells_and_nowhere_stays_the_old_one(checkout):
+    for name, text in (("pyproject.toml", '[project.urls]\nRepository = "https://github.com/old/place"\n'),
+                       ("README.md", "[lab](https://colab.research.google.com/github/old/place/blob/main/x.ipynb)\n")):
+        (checkout / name).write_text(text, encoding="utf-8")
+    course.build(execute=False, progress=False, root=checkout)
+    course.restamp("new-owner/my.course", checkout)
+    for file in ("pyproject.toml", "README.md", "notebooks/07_shares.ipynb"):
+        text = (checkout / file).read_text(encoding="utf-8")
+        assert "new-owner/my.course" in text and "old/place" not in text, file
+    with pytest.raises(LabError, match="owner/name"):
+        course.restamp("https://github.com/new/place", checkout)
+
+
+def test_every_notebook_and_the_readme_name_the_one_address():
+    address = stamps.repository()
+    for file in [course.COURSE / "README.md", *sorted((course.COURSE / "notebooks").glob("*.ipynb"))]:
+        found = re.findall(r"(?:colab\.research\.google\.com/github|https://github\.com)/([\w.-]+/[\w.-]+?)(?=[/\"\\)])",
+                           file.read_text(encoding="utf-8"))
+        assert set(found) == {address}, file.name

@@ -21,7 +21,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"training", "trainer", "evaluation", "intake", "report"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
-    {"widgets", "exercises", "blanks", "sections"},
+    {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
     {"cli", "course", "doctor"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

@@ -1,0 +1,105 @@
+"""The set-up cell for Colab: it installs what is missing and nothing else, and says what it did."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from labkit import colab, stamps
+from labkit.profiles import COURSE
+
+SEEN = {"torch": "2.9.0+cu126", "numpy": "1.26.4", "transformers": "5.24.0"}
+
+
+@pytest.fixture
+def course_folder(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["torch>=2.6", "numpy>=2.0", "transformers>=5.0,<6", "ftfy>=6.2,<7", '
+        '"colorama; sys_platform == \'nowhere\'"]\n[project.optional-dependencies]\nsearch = ["optuna>=4.0"]\n',
+        encoding="utf-8")
+    return tmp_path
+
+
+def test_only_what_is_missing_is_asked_for_and_torch_and_numpy_never(course_folder, monkeypatch):
+    monkeypatch.setattr(colab, "_versions", lambda: SEEN)
+    assert colab.missing(course_folder) == ["ftfy<7,>=6.2"]
+    assert colab.missing(course_folder, ["search"])[1:] == ["optuna>=4.0"]
+
+
+def test_a_package_that_is_too_old_is_asked_for_and_torch_where_there_is_none(course_folder, monkeypatch):
+    monkeypatch.setattr(colab, "_versions", lambda: {"numpy": "2.4.0", "transformers": "4.57.0", "ftfy": "6.3.1"})
+    assert colab.missing(course_folder) == ["torch>=2.6", "transformers<6,>=5.0"]
+
+
+def test_nothing_is_missing_in_the_environment_of_the_course():
+    assert colab.missing(COURSE, ["search", "olive", "serving"]) == []
+
+
+def test_a_restart_is_asked_for_where_a_loaded_package_changed_and_only_there():
+    version = importlib.metadata.version("packaging")
+    here = {"packaging": version, "nbval": importlib.metadata.version("nbval")}
+    import packaging  # noqa: F401
+
+    assert colab.replaced(here, here | {"packaging": "0.1"}) == ["packaging"]
+    assert colab.replaced(here, here) == []
+    assert "nbval" in sys.modules or colab.replaced(here, here | {"nbval": "0.1"}) == []
+
+
+def test_on_drive_progress_and_runs_lie_below_mydrive(tmp_path, monkeypatch, capsys):
+    mounted = []
+    drive = types.SimpleNamespace(mount=mounted.append)
+    monkeypatch.setitem(sys.modules, "google", types.SimpleNamespace(colab=types.SimpleNamespace(drive=drive)))
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(drive=drive))
+    for name in ("LABKIT_RUNS", "LABKIT_PROGRESS"):
+        monkeypatch.setenv(name, "")
+    colab._keep_on_drive(tmp_path / "labkit")
+    assert mounted == [str(tmp_path / "drive")]
+    assert os.environ["LABKIT_RUNS"] == str(tmp_path / "drive" / "MyDrive" / "labkit" / "runs")
+    assert "MyDrive/labkit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", ["03", "10"])
+def test_the_set_up_cell_does_nothing_outside_of_colab(number, tmp_path):
+    cell = stamps.setup(f"{number}_lab")
+    assert len(cell.splitlines()) <= 12
+    done = subprocess.run([sys.executable, "-S", "-c", cell], cwd=tmp_path, capture_output=True, text=True,
+                          env={"LABKIT_HOME": str(tmp_path / "home"), "PATH": ""})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_set_up_cell_as_shipped_clones_sets_up_and_may_run_twice(tmp_path):
+    """On a stand-in for Colab that has all packages; git itself is told to find the address in a local folder."""
+    remote, home = tmp_path / "remote" / stamps.repository(), tmp_path / "content" / "labkit"
+    remote.mkdir(parents=True)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "--quiet", str(remote)], check=True)
+    (remote / "labkit").mkdir()
+    (remote / "notebooks").mkdir()
+    (remote / "notebooks" / "x.txt").write_text("x")
+    for name in ("__init__.py", "colab.py"):
+        (remote / "labkit" / name).write_bytes((COURSE / "labkit" / name).read_bytes())
+    (remote / "pyproject.toml").write_bytes((COURSE / "pyproject.toml").read_bytes())
+    subprocess.run([*git, "add", "."], cwd=remote, check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "x"], cwd=remote, check=True)
+    cell = tmp_path / "cell.py"
+    stand_in = ("import sys, types\nsys.modules['google'] = types.ModuleType('google')\n"
+                "sys.modules['google.colab'] = types.ModuleType('google.colab')\n")
+    spared = "import labkit.colab; labkit.colab._is_here = lambda home: True"  # this environment stays as it is
+    body = stamps.setup("03_lora").replace("    set_up(", f"    {spared}\n    set_up(")
+    cell.write_text(stand_in + body + "\nprint(os.getcwd())\n", encoding="utf-8")
+    settings = os.environ | {"LABKIT_HOME": str(home), "GIT_CONFIG_COUNT": "1", "PYTHONPATH": "",
+                             "GIT_CONFIG_KEY_0": f"url.{tmp_path / 'remote'}/.insteadOf",
+                             "GIT_CONFIG_VALUE_0": "https://github.com/"}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, str(cell)], capture_output=True, text=True, env=settings, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.splitlines()
+        assert said[0] == "restart needed: no" and said[-1] == str(home / "notebooks")
+        assert any("GPU" in line for line in said)
