@@ -1,30 +1,22 @@
-"""Score a model on held-out rows, beside what costs nothing: the majority class and a bag of words.
+"""Figures with their doubt: a Score is a number, its 95 % interval, and the rows behind it.
 
-Takes examples (`prompt`, `completion`, perhaps `label`) and a model; gives answers and Scores with 95 % intervals.
+Takes truth and answers, one of each a row; the intervals know that rows come in groups (tickets of one family).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.data.encode import encode_completion, encode_prompt, pad_id
 from labkit.errors import LabError
-from labkit.models import end_of_turn, quiet
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-CACHE = ("cache", "past_key_values")  # the same thing by its new and its old name (transformers 5)
 
 
 @dataclass(frozen=True)
@@ -43,124 +35,6 @@ class Score:
 
     def __str__(self) -> str:
         return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
-
-
-def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask, both (batch, longest), with the padding in front so that all prompts end together."""
-    import torch
-
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    return ids, mask
-
-
-def positions(mask: torch.Tensor) -> torch.Tensor:
-    """Position ids (batch, seq) that count from the first real token, whatever the padding."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def _batches(
-    asked: list[list[int]], pad: int, size: int, device
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Row numbers, ids and mask of each batch; rows of a length together, so that there is little padding."""
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        ids, mask = left_padded([asked[i] for i in rows], pad)
-        yield rows, ids.to(device), mask.to(device)
-
-
-def score_labels(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence,
-    labels: Sequence[str],
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Log-likelihood of each label as the whole answer to each prompt, end of turn included.
-
-    The prompt is read once and its key-value cache shared by all labels.
-
-    Args:
-        prompts: n prompts, strings or lists of turns.
-        labels: m possible answers.
-        batch_size: prompts read at once; the result does not depend on it.
-
-    Returns:
-        (n, m) log-likelihoods in nats, on the CPU.
-    """
-    import torch
-
-    answers = [encode_completion(tokenizer, label) for label in labels]
-    asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    scores = torch.empty(len(asked), len(labels))
-    device, was = next(model.parameters()).device, model.training
-    model.eval()
-    with torch.inference_mode(), quiet():
-        for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
-            read = model(
-                input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1
-            )
-            first = read.logits[:, -1].float().log_softmax(-1)
-            cache = {name: read[name] for name in CACHE if name in read}
-            for column, answer in enumerate(answers):
-                said = torch.tensor(answer, device=device).expand(len(rows), -1)
-                value = first[:, answer[0]]
-                if len(answer) > 1:
-                    longer = torch.cat([mask, torch.ones_like(said[:, :-1])], dim=1)
-                    more = (
-                        model(
-                            input_ids=said[:, :-1],
-                            attention_mask=longer,
-                            use_cache=True,
-                            **cache,
-                            position_ids=positions(longer)[:, mask.shape[1] :],
-                        )
-                        .logits.float()
-                        .log_softmax(-1)
-                    )
-                    value = value + more.gather(-1, said[:, 1:, None]).squeeze(-1).sum(-1)
-                    next(iter(cache.values())).crop(1 - len(answer))  # forget this label, keep the prompt
-                scores[rows, column] = value.cpu()
-    model.train(was)
-    return scores
-
-
-def classify(model, tokenizer, prompts: Sequence, labels: Sequence[str], batch_size: int = 64) -> list[str]:
-    """The likeliest label for each prompt; arguments as in `score_labels`."""
-    return [labels[i] for i in score_labels(model, tokenizer, prompts, labels, batch_size).argmax(-1).tolist()]
-
-
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence,
-    max_new_tokens: int = 96,
-    batch_size: int = 32,
-) -> list[str]:
-    """Greedy answers to prompts, up to the end of turn or `max_new_tokens`."""
-    import torch
-    from transformers import GenerationConfig
-
-    asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
-    # Spelt out, since what is left out comes from the model's own settings: with a penalty it is no longer greedy.
-    greedy = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
-                              no_repeat_ngram_size=0, temperature=1.0, top_p=1.0, top_k=50, eos_token_id=end,
-                              pad_token_id=pad_id(tokenizer))
-    device, was = next(model.parameters()).device, model.training
-    model.eval()
-    with torch.inference_mode(), quiet():
-        for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
-            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
-            for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
-                answer = answer[: answer.index(end)] if end in answer else answer
-                answers[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    model.train(was)
-    return [answers[i] for i in range(len(asked))]
-
-
-# -- figures and their doubt ---------------------------------------------------------------------------------------
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
@@ -301,34 +175,6 @@ def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | 
         exact = [float(found[i].get(key) == wanted[i][key]) for i in rows]
         scores.append(mean_score(f"exact {key}", exact, None if groups is None else [groups[i] for i in rows]))
     return scores
-
-
-# -- what costs nothing ----------------------------------------------------------------------------------------------
-
-
-def majority(train: Sequence[str], rows: int) -> list[str]:
-    """The commonest answer of the training rows, said every time."""
-    return [Counter(train).most_common(1)[0][0]] * rows
-
-
-def bag_of_words(train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Words and pairs of words, weighted by TF-IDF, into a logistic regression (scikit-learn)."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
-    return model.fit(list(train_texts), list(train_labels)).predict(list(texts)).tolist()
-
-
-def nearest_answer(train_texts: Sequence[str], train_answers: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """The answer of the training row with the most similar words: a bag of words for tasks without classes."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    known, asked = words.fit_transform(list(train_texts)), words.transform(list(texts))
-    return [train_answers[i] for i in np.asarray((asked @ known.T).argmax(axis=1)).ravel()]
 
 
 def groups_of(examples: Dataset) -> list[str] | None:

@@ -1,0 +1,225 @@
+"""A model's answers to prompts: labels picked by likelihood, free text written greedily; the batch never shows.
+
+Takes a model, its tokenizer and prompts; gives log-likelihoods, labels or texts, which `scores` turns into figures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from labkit.data.encode import encode_completion, encode_prompt, pad_id
+from labkit.errors import LabError
+from labkit.models import end_of_turn, quiet
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CACHE = ("cache", "past_key_values")  # the same thing by its new and its old name (transformers 5)
+
+
+def padded(prompts: Sequence[list[int]], pad: int, side: str = "left") -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, both (batch, longest), with the padding on that side.
+
+    Raises:
+        LabError: the side is neither "left" nor "right".
+    """
+    import torch
+
+    if side not in ("left", "right"):
+        raise LabError(f"{side!r} is no side to pad on", where="padding_side", expected="left or right")
+    width, left = max(map(len, prompts)), side == "left"
+
+    def fill(row: list[int], what: int) -> list[int]:
+        gap = [what] * (width - len(row))
+        return gap + list(row) if left else list(row) + gap
+
+    return torch.tensor([fill(p, pad) for p in prompts]), torch.tensor([fill([1] * len(p), 0) for p in prompts])
+
+
+def left_padded(prompts: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask, both (batch, longest), with the padding in front so that all prompts end together."""
+    return padded(prompts, pad, "left")
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position ids (batch, seq) that count from the first real token, whatever the padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _batches(
+    asked: list[list[int]], pad: int, size: int, device, side: str = "left"
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Row numbers, ids and mask of each batch; rows of a length together, so that there is little padding."""
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        ids, mask = padded([asked[i] for i in rows], pad, side)
+        yield rows, ids.to(device), mask.to(device)
+
+
+def score_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence,
+    labels: Sequence[str],
+    batch_size: int = 16,
+    padding_side: str = "left",
+    tick: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Log-likelihood of each label as the whole answer to each prompt, end of turn included.
+
+    What all prompts begin with is read once. Behind each prompt stand all labels at once, and a mask lets each of
+    them see the prompt and itself alone; so a prompt is read once, however many labels there are.
+
+    Args:
+        prompts: n prompts, strings or lists of turns.
+        labels: m possible answers.
+        batch_size: prompts read at once; the result does not depend on it.
+        padding_side: "left" or "right"; the result does not depend on it either.
+        tick: called with the number of rows of each batch that is done.
+
+    Returns:
+        (n, m) log-likelihoods in nats, on the CPU.
+    """
+    import torch
+
+    answers = [encode_completion(tokenizer, label) for label in labels]
+    asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    scores = torch.empty(len(asked), len(labels))
+    if not asked:
+        return scores
+    device, was = next(model.parameters()).device, model.training
+    tree = _Tree(answers, device)
+    shared = min(len(os.path.commonprefix(asked)), min(map(len, asked)) - 1) if len(asked) > 1 else 0
+    model.eval()
+    with torch.inference_mode(), quiet():
+        begun = _read(model, asked[0][:shared], device) if shared else None
+        for rows, ids, mask in _batches([a[shared:] for a in asked], pad_id(tokenizer), batch_size, device,
+                                        padding_side):
+            said = tree.read(model, ids, mask.bool(), shared, _copies(begun, len(rows)))
+            scores[rows] = said.cpu()
+            if tick:
+                tick(len(rows))
+    model.train(was)
+    return scores
+
+
+class _Tree:
+    """All labels behind one prompt: their tokens in a row, each label blind to the others.
+
+    `answers` are token ids with the end of turn; their last token is only predicted, never read.
+    """
+
+    def __init__(self, answers: list[list[int]], device):
+        import torch
+
+        self.answers = answers
+        owner = torch.tensor([j for j, a in enumerate(answers) for _ in a[:-1]], device=device)
+        depth = [i for a in answers for i in range(len(a) - 1)]
+        self.depth = torch.tensor(depth, device=device)
+        self.tokens = torch.tensor([token for a in answers for token in a[:-1]], device=device)
+        self.sees = (owner[:, None] == owner) & (self.depth[:, None] >= self.depth)  # (tokens, tokens)
+
+    def read(self, model, ids: torch.Tensor, real: torch.Tensor, shared: int, cache: dict) -> torch.Tensor:
+        """(batch, labels) log-likelihoods; `ids` and `real` are (batch, width), behind `shared` tokens in the cache."""
+        import torch
+
+        (n, width), more = ids.shape, len(self.tokens)
+        mask = torch.zeros(n, width + more, shared + width + more, dtype=torch.bool, device=ids.device)
+        mask[:, :, :shared] = True
+        mask[:, :width, shared : shared + width] = torch.ones_like(mask[0, :width, :width]).tril() & real[:, None]
+        mask[:, width:, shared : shared + width] = real[:, None]
+        mask[:, width:, shared + width :] = self.sees
+        lengths = real.sum(-1, keepdim=True)
+        places = torch.cat([positions(real.long()), lengths + self.depth], 1) + shared
+        ends = (real.long() * torch.arange(width, device=ids.device)).argmax(-1)  # where each prompt ends
+        kept, row_of = torch.unique(ends, return_inverse=True)
+        kept = torch.cat([kept, torch.arange(width, width + more, device=ids.device)])
+        logits = model(
+            input_ids=torch.cat([ids, self.tokens.expand(n, -1)], 1), attention_mask=_for_attention(mask, model),
+            position_ids=places, use_cache=bool(cache), logits_to_keep=kept, **cache,
+        ).logits.float().log_softmax(-1)  # (batch, kept, vocabulary)
+        first, later = logits[torch.arange(n), row_of], logits[:, len(kept) - more :]
+        columns, place = [], 0
+        for answer in self.answers:
+            value = first[:, answer[0]]
+            for token in answer[1:]:
+                value = value + later[:, place, token]
+                place += 1
+            columns.append(value)
+        return torch.stack(columns, -1)
+
+
+def _for_attention(mask: torch.Tensor, model) -> torch.Tensor:
+    """(batch, 1, query, key) as the model's attention takes it: True where it may look, or something to add."""
+    import torch
+
+    mask = mask[:, None]
+    if getattr(model.config, "_attn_implementation", "sdpa") != "eager":
+        return mask
+    nothing = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
+    return nothing.masked_fill(~mask, torch.finfo(model.dtype).min)
+
+
+def _read(model, ids: list[int], device) -> tuple[str, list]:
+    """The name that the model has for its cache, and the keys and values of each layer, after reading `ids`."""
+    import torch
+
+    read = model(input_ids=torch.tensor([ids], device=device), use_cache=True, logits_to_keep=1)
+    name = next(name for name in CACHE if name in read)
+    return name, [(layer.keys, layer.values) for layer in read[name].layers]
+
+
+def _copies(begun: tuple[str, list] | None, rows: int) -> dict:
+    """A fresh cache for a batch, all rows of which begin alike."""
+    if begun is None:
+        return {}
+    from transformers import DynamicCache
+
+    name, layers = begun
+    cache = DynamicCache()
+    for i, (keys, values) in enumerate(layers):
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
+    return {name: cache}
+
+
+def classify(model, tokenizer, prompts: Sequence, labels: Sequence[str], batch_size: int = 16) -> list[str]:
+    """The likeliest label for each prompt; arguments as in `score_labels`."""
+    return [labels[i] for i in score_labels(model, tokenizer, prompts, labels, batch_size).argmax(-1).tolist()]
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence,
+    max_new_tokens: int = 96,
+    batch_size: int = 32,
+    tick: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Greedy answers to prompts, up to the end of turn or `max_new_tokens`; `tick` as in `score_labels`.
+
+    Padding is on the left: a model that goes on writing must have its last real token at the end.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
+    # Spelt out, since what is left out comes from the model's own settings: with a penalty it is no longer greedy.
+    greedy = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+                              no_repeat_ngram_size=0, temperature=1.0, top_p=1.0, top_k=50, eos_token_id=end,
+                              pad_token_id=pad_id(tokenizer))
+    device, was = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.inference_mode(), quiet():
+        for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
+            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+            for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
+                answer = answer[: answer.index(end)] if end in answer else answer
+                answers[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            if tick:
+                tick(len(rows))
+    model.train(was)
+    return [answers[i] for i in range(len(asked))]
