@@ -6,9 +6,17 @@ whole Evaluations, comparisons on the same rows, and the verdict of a gate.
 
 from labkit.evaluation.answering import classify, generate, left_padded, padded, positions, score_labels
 from labkit.evaluation.baselines import bag_of_words, majority, nearest_answer
+from labkit.evaluation.card import model_card
+from labkit.evaluation.contamination import ngram_overlap
+from labkit.evaluation.decisions import cheapest, cost_matrix, money, reliability, temperature
+from labkit.evaluation.doubt import Difference, holm, mcnemar, paired_bootstrap, rows_needed
+from labkit.evaluation.gate import RULES, Verdict, gate, read_rules
+from labkit.evaluation.perplexity import perplexity_scores, token_log_likelihoods
+from labkit.evaluation.runner import Evaluation, compare, difference, evaluate_model
 from labkit.evaluation.scores import (
     Score,
     accuracy,
+    bleu,
     entity_scores,
     groups_of,
     interval,
@@ -20,23 +28,46 @@ from labkit.evaluation.scores import (
 )
 
 __all__ = [
-    "Score",
     "accuracy",
     "bag_of_words",
+    "bleu",
+    "cheapest",
     "classify",
+    "compare",
+    "cost_matrix",
+    "Difference",
+    "difference",
     "entity_scores",
+    "evaluate_model",
+    "Evaluation",
+    "gate",
     "generate",
     "groups_of",
+    "holm",
     "interval",
     "left_padded",
     "macro_f1",
     "majority",
+    "mcnemar",
     "mean_score",
+    "model_card",
+    "money",
     "nearest_answer",
+    "ngram_overlap",
     "padded",
+    "paired_bootstrap",
     "per_class",
+    "perplexity_scores",
     "positions",
+    "read_rules",
+    "reliability",
     "rouge_l",
+    "rows_needed",
+    "RULES",
+    "Score",
     "score_labels",
+    "temperature",
+    "token_log_likelihoods",
+    "Verdict",
     "wilson",
 ]

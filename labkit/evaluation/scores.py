@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """A figure between 0 and 1, its 95 % interval, and the number of rows behind it."""
+    """A figure, its 95 % interval, and the number of rows behind it; a share between 0 and 1 unless `form` says."""
 
     metric: str
     value: float
     low: float
     high: float
     rows: int
+    form: str = ".1%"  # how the three figures are written
 
     def above(self, other: Score) -> bool:
         """Whether the intervals do not touch, so that "better than" may be said."""
         return self.low > other.high
 
     def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+        return f"{self.value:{self.form}} [{self.low:{self.form}}, {self.high:{self.form}}]"
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
@@ -141,6 +142,47 @@ def rouge_l(truth: Sequence[str], said: Sequence[str], groups: Sequence | None =
     )
 
 
+def bleu(truth: Sequence[str], said: Sequence[str], groups: Sequence | None = None, draws: int = 500,
+         seed: int = 0) -> Score:
+    """Corpus BLEU as a share (sacrebleu's figure / 100), with a bootstrap interval over rows, or over groups.
+
+    BLEU adds up counts over all rows before it divides, so the counts of each row are drawn, not a figure a row.
+    """
+    from labkit.scratch.metrics import bleu_counts, bleu_of
+
+    if not len(truth):
+        raise LabError("no rows to score", expected="at least one")
+    counts = np.array([bleu_counts(a, b) for a, b in zip(truth, said, strict=True)], float)
+    keys = np.arange(len(counts)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums = np.zeros((keys.max() + 1, counts.shape[1]))
+    np.add.at(sums, keys, counts)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    low, high = np.quantile([bleu_of(sums[d].sum(0)) / 100 for d in drawn], [0.025, 0.975])
+    return Score("BLEU", bleu_of(counts.sum(0)) / 100, float(low), float(high), len(truth))
+
+
+def json_object(text: str) -> dict | None:
+    """The JSON object that a text is, or None."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _fields_f1(want: dict, got: dict) -> float:
+    """F1 of one row: twice the hits over what was asked and what was answered."""
+    asked = sum(value is not None for value in want.values())
+    answered = sum(value is not None for value in got.values())
+    hits = sum(value is not None and got.get(key) == value for key, value in want.items())
+    return 2 * hits / (asked + answered) if asked + answered else 1.0
+
+
+def entity_row_f1(truth: Sequence[str], said: Sequence[str]) -> list[float]:
+    """F1 over the fields of each row; truth and answers are JSON objects as text, as in `entity_scores`."""
+    return [_fields_f1(json.loads(a), json_object(b) or {}) for a, b in zip(truth, said, strict=True)]
+
+
 def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | None = None) -> list[Score]:
     """Extraction as JSON: whether it parses, F1 over all fields, and the share of exact values of each field.
 
@@ -152,21 +194,10 @@ def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | 
     Returns:
         "parses", "entity F1" and one "exact ..." for each field that any row has.
     """
-    wanted, found, parses = [json.loads(text) for text in truth], [], []
-    for text in said:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        parses.append(float(isinstance(value, dict)))
-        found.append(value if isinstance(value, dict) else {})
+    wanted, read = [json.loads(text) for text in truth], [json_object(text) for text in said]
+    parses, found = [float(value is not None) for value in read], [value or {} for value in read]
     keys = list(dict.fromkeys(key for row in wanted for key in row))
-    f1 = []  # of each row: 2 hits over what was asked and what was answered
-    for want, got in zip(wanted, found, strict=True):
-        asked = sum(value is not None for value in want.values())
-        answered = sum(value is not None for value in got.values())
-        hits = sum(value is not None and got.get(key) == value for key, value in want.items())
-        f1.append(2 * hits / (asked + answered) if asked + answered else 1.0)
+    f1 = [_fields_f1(want, got) for want, got in zip(wanted, found, strict=True)]
     scores = [mean_score("parses", parses, groups), mean_score("entity F1", f1, groups)]
     for key in keys:
         rows = [i for i, want in enumerate(wanted) if want.get(key) is not None]
