@@ -1,4 +1,4 @@
-"""The command line: `labkit doctor | fetch | inspect | finetune | chat | demo | course | progress | real`.
+"""The command line: `labkit doctor | fetch | inspect | finetune | evaluate | gate | chat | demo | course ...`.
 
 Top of everything: it reads options, calls one function, prints what came, and turns a LabError into its sentence.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from labkit import __version__
 from labkit.errors import LabError
 
-OK, FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes: done; a lab or a finding failed; a LabError; Ctrl-C
+OK, FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes: done; a lab, a rule or a finding failed; a LabError; Ctrl-C
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DEMO = "runs/demo"
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words behind `labkit`; None takes them from the process.
 
     Returns:
-        The exit code: 0; 1 where a lab or a finding of the doctor failed; 2 where the user can mend something, which
+        The exit code: 0; 1 where a lab, a rule of the gate or a finding of the doctor failed; 2 where the user can mend something, which
         is said in a sentence on stderr; 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, not a traceback
@@ -82,6 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--html", metavar="FILE", help="write the report there too, as one page")
     _finetune_options(command("finetune", _finetune, "train on a file, and say how good the result is",
                               "labkit finetune my_tickets.csv --columns subject,team --model small"))
+    evaluate = command("evaluate", _evaluate, "score a model row by row, and keep it for the gate",
+                       "labkit evaluate runs/new --task intent")
+    evaluate.add_argument("model", metavar="RUN", help="the folder of a run; or tiny, small, a model's folder, a hub id")
+    evaluate.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary, reply; with --test: "
+                          "classification, extraction, summarisation, generation or perplexity")
+    evaluate.add_argument("--test", metavar="FILE", help="rows with the columns prompt and completion, in place of the "
+                          "test tickets")
+    evaluate.add_argument("--out", metavar="FOLDER", help="where evaluation.json goes; the run's folder by default")
+    evaluate.add_argument("--batch-size", type=_count, metavar="ROWS", help="rows at once; the scores do not change")
+    gate = command("gate", _gate, "let a candidate pass, or say which rule failed and end with code 1",
+                   "labkit gate runs/new runs/old --rules rules.yml")
+    gate.add_argument("candidate", metavar="CANDIDATE", help="a folder that `labkit evaluate` wrote to, or its file")
+    gate.add_argument("baseline", metavar="BASELINE", help="the same of the model that is in use")
+    gate.add_argument("--rules", metavar="FILE", help="YAML or JSON, a list such as [{metric: accuracy, no_drop: 0.02}]")
     chat = command("chat", _chat, "talk to a model that was fine-tuned here, a line at a time; an empty line ends it",
                    'labkit chat runs/my_tickets --ask "Where is my parcel?"')
     chat.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
@@ -192,6 +206,38 @@ def _show(result) -> None:
         ("report.md", "the report"), ("curve.png", "the picture of the training"), ("adapter", "the adapter"))]
     print(Table(lies))
     print(f"\nIt took {result.seconds:.0f} s. Talk to it: labkit chat {result.folder}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from labkit import data, evaluation
+    from labkit.training import Run
+
+    is_run = (Path(arguments.model) / "run.json").is_file()
+    if not is_run and not arguments.out:
+        raise LabError("where should the scores go", where="--out", expected="a folder: this is a model, not a run",
+                       todo="Name it with --out")
+    if not arguments.task:
+        raise LabError("which task", where="--task", expected="one of the tickets' tasks, or a kind of task with --test")
+    rows = data.read(arguments.test) if arguments.test else data.ticket_task(arguments.task)
+    model = Run.read(arguments.model) if is_run else arguments.model
+    scored = evaluation.evaluate_model(model, rows, arguments.task, batch_size=arguments.batch_size)
+    print(scored.table())
+    if "label" in scored.columns:
+        print(f"\n{scored.slice_table()}")
+    print(f"\nkept in {scored.save(arguments.out or arguments.model)}")
+    return OK
+
+
+def _gate(arguments: argparse.Namespace) -> int:
+    from labkit import evaluation
+
+    rules = evaluation.read_rules(arguments.rules) if arguments.rules else None
+    candidate, baseline = map(evaluation.Evaluation.read, (arguments.candidate, arguments.baseline))
+    verdict = evaluation.gate(candidate, baseline, rules)
+    print(verdict)
+    return OK if verdict.passed else FAILED
 
 
 def _chat(arguments: argparse.Namespace) -> int:
