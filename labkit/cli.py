@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words behind `labkit`; None takes them from the process.
 
     Returns:
-        The exit code: 0; 1 where a lab, a rule of the gate or a finding of the doctor failed; 2 where the user can mend something, which
-        is said in a sentence on stderr; 130 after Ctrl-C.
+        The exit code: 0; 1 where a lab, a rule of the gate or a finding of the doctor failed; 2 where the user can
+        mend something, which is said in a sentence on stderr; 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, not a traceback
         if hasattr(stream, "reconfigure"):
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
                               "labkit finetune my_tickets.csv --columns subject,team --model small"))
     evaluate = command("evaluate", _evaluate, "score a model row by row, and keep it for the gate",
                        "labkit evaluate runs/new --task intent")
-    evaluate.add_argument("model", metavar="RUN", help="the folder of a run; or tiny, small, a model's folder, a hub id")
+    evaluate.add_argument("model", metavar="RUN", help="a run's folder; or tiny, small, a model's folder, a hub id")
     evaluate.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary, reply; with --test: "
                           "classification, extraction, summarisation, generation or perplexity")
     evaluate.add_argument("--test", metavar="FILE", help="rows with the columns prompt and completion, in place of the "
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
                    "labkit gate runs/new runs/old --rules rules.yml")
     gate.add_argument("candidate", metavar="CANDIDATE", help="a folder that `labkit evaluate` wrote to, or its file")
     gate.add_argument("baseline", metavar="BASELINE", help="the same of the model that is in use")
-    gate.add_argument("--rules", metavar="FILE", help="YAML or JSON, a list such as [{metric: accuracy, no_drop: 0.02}]")
+    gate.add_argument("--rules", metavar="FILE", help="YAML or JSON: a list such as [{metric: main, no_drop: 0.02}]")
     chat = command("chat", _chat, "talk to a model that was fine-tuned here, a line at a time; an empty line ends it",
                    'labkit chat runs/my_tickets --ask "Where is my parcel?"')
     chat.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
@@ -219,7 +219,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise LabError("where should the scores go", where="--out", expected="a folder: this is a model, not a run",
                        todo="Name it with --out")
     if not arguments.task:
-        raise LabError("which task", where="--task", expected="one of the tickets' tasks, or a kind of task with --test")
+        raise LabError("which task", where="--task",
+                       expected="one of the tickets' tasks, or a kind of task with --test")
     rows = data.read(arguments.test) if arguments.test else data.ticket_task(arguments.task)
     model = Run.read(arguments.model) if is_run else arguments.model
     scored = evaluation.evaluate_model(model, rows, arguments.task, batch_size=arguments.batch_size)

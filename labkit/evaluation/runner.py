@@ -5,11 +5,11 @@ Last step before decisions: `compare` sets Evaluations beside each other, `gate`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -60,6 +60,7 @@ class Evaluation:
     labels: list[str] = field(default_factory=list)
     probabilities: list[list[float]] = field(default_factory=list)
     groups: list[str] | None = None
+    fingerprint: str = ""
 
     @property
     def main(self) -> Score:
@@ -151,6 +152,7 @@ def evaluate_model(
     max_new_tokens: int | None = None,
     padding_side: str = "left",
     progress: bool = True,
+    reuse: bool = False,
 ) -> Evaluation:
     """Score a model on a dataset: answers in batches, greedily, then every figure that the task has.
 
@@ -166,11 +168,16 @@ def evaluate_model(
         max_new_tokens: of free text; as long as the longest right answer, and a little, where it is not given.
         padding_side: for classification and perplexity; free text is always padded on the left.
         progress: show a bar that goes when it is done.
+        reuse: keep the scores in the Run's folder, and take those that lie there if weights, rows and labels are the
+            same.
 
     Raises:
         LabError: an unknown task, no rows, a column that is missing, or a right answer that is not among the labels.
     """
     rows, kind, labels = _understood(dataset, task, labels)
+    mark = _fingerprint(model, rows, kind, labels) if reuse else ""
+    if mark and (old := _kept(model.folder, mark)):
+        return replace(old, name=name or old.name)
     loaded, name = _loaded(model, name)
     prompts = list(rows["prompt"]) if kind != "perplexity" or "prompt" in rows.column_names else list(rows["text"])
     truth = list(rows["completion"]) if "completion" in rows.column_names else [""] * len(rows)
@@ -202,8 +209,11 @@ def evaluate_model(
             answers = generate(*loaded, prompts, most, size, tick)
             seconds = time.perf_counter() - started
             values, metrics = FREE[kind](truth, answers, groups)
-    return Evaluation(metrics={score.metric: score for score in metrics}, values=values, answers=answers,
-                      seconds=seconds, batch_size=size, **made)
+    done = Evaluation(metrics={score.metric: score for score in metrics}, values=values, answers=answers,
+                      seconds=seconds, batch_size=size, fingerprint=mark, **made)
+    if mark:
+        done.save(model.folder)
+    return done
 
 
 def _extraction(truth, answers, groups):
@@ -243,11 +253,15 @@ def compare(runs: Mapping[str, Evaluation] | Sequence[Evaluation]) -> Table:
         row = {"": name, **{m: str(evaluation.metrics[m]) for m in metrics[:3]}}
         if others:
             row[f"against {first}, row by row"] = str(apart[name]) if name in apart else None
-            row["p (Holm)"] = f"{adjusted[name]:.3f}" if name in apart else None
+            row["p (Holm)"] = _p(adjusted[name]) if name in apart else None
         rows.append(row | {"ms a row": f"{1000 * evaluation.latency:.1f}"})
     e = named[first]
     of = f" of {len(set(e.groups))} families" if e.groups else ""
     return Table(rows, f"{len(e.values)} rows{of}; intervals are 95 %")
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def difference(baseline: Evaluation, candidate: Evaluation, column: str | None = None, value: str | None = None,
@@ -306,6 +320,30 @@ def _loaded(model: Any, name: str) -> tuple[tuple, str]:
     return models.load(model), name or Path(str(model)).name
 
 
+def _fingerprint(run: Any, rows: Dataset, kind: str, labels: list[str]) -> str:
+    """Tells these scores from those of other weights, rows or labels.
+
+    Raises:
+        LabError: not a Run, which has a folder to keep scores in.
+    """
+    if not hasattr(run, "folder"):
+        raise LabError("scores can only be kept beside a run", where="reuse", expected="a Run as the model")
+    digest = hashlib.sha256(json.dumps([kind, labels]).encode())
+    for column in sorted({"prompt", "completion", "text"} & set(rows.column_names)):
+        digest.update(json.dumps(rows[column][:]).encode())
+    for file in sorted(Path(run.folder).glob("*/*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept(folder: Path, mark: str) -> Evaluation | None:
+    try:
+        old = Evaluation.read(folder)
+    except LabError:
+        return None
+    return old if old.fingerprint == mark else None
+
+
 def _sliceable(rows: Dataset, column: str) -> bool:
     if column in ("prompt", "completion", "text", "id", "family") or not isinstance(rows[column][0], str | int | bool):
         return column == "label"
@@ -358,8 +396,3 @@ def _bar(name: str, rows: int, show: bool) -> Iterator[Callable[[int], None] | N
 
     with tqdm(total=rows, desc=name or "scoring", leave=False, unit="row") as bar:
         yield bar.update
-
-
-def habits(evaluation: Evaluation) -> Counter:
-    """How often each answer was given: a model that says one thing too often shows it here."""
-    return Counter(evaluation.answers)
