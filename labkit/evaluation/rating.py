@@ -139,10 +139,9 @@ class Ratings:
     def _write(self, id: str, winner: str | None) -> None:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            whole = not self.file.is_file() or not self.file.stat().st_size or _ends_whole(self.file)
+            _cut_half_line(self.file)
             with self.file.open("a", encoding="utf-8") as opened:
-                opened.write(("" if whole else "\n")
-                             + json.dumps({"rater": self.rater, "pair": id, "winner": winner}) + "\n")
+                opened.write(json.dumps({"rater": self.rater, "pair": id, "winner": winner}) + "\n")
                 opened.flush()
                 os.fsync(opened.fileno())
         except OSError as error:
@@ -191,7 +190,8 @@ def agreement(first: Ratings, second: Ratings) -> tuple[float, int]:
     return kappa([first.choices[id] for id in both], [second.choices[id] for id in both]), len(both)
 
 
-def _ends_whole(file: Path) -> bool:
-    with file.open("rb") as opened:
-        opened.seek(-1, os.SEEK_END)
-        return opened.read(1) == b"\n"
+def _cut_half_line(file: Path) -> None:
+    """Drop a last line without an end: the machine went off while it was written."""
+    content = file.read_bytes() if file.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(file, content.rfind(b"\n") + 1)
