@@ -102,14 +102,22 @@ class Evaluation:
                       for value, score in self.slices(column).items()], self.name)
 
     def worst(self, n: int = 10) -> Table:
-        """The n rows that went worst; among rows that are equally wrong, those that the model was surest of."""
+        """The n rows that went worst; among rows that are equally wrong, those that the model was surest of.
+
+        Of a family only one row is shown, since the others are nearly the same, and `alike` counts those of it that
+        went as badly.
+        """
         sure = [max(row) for row in self.probabilities] or [0.0] * len(self.values)
-        order = sorted(range(len(self.values)), key=lambda i: (self.values[i], -sure[i], i))[:n]
-        rows = []
-        for i in order:
+        order = sorted(range(len(self.values)), key=lambda i: (self.values[i], -sure[i], i))
+        families = self.groups or list(map(str, range(len(self.values))))
+        shown = {families[i]: i for i in reversed(order)}  # the worst of each family
+        rows, pairs = [], list(zip(families, self.values, strict=True))
+        for i in sorted(shown.values(), key=order.index)[:n]:
+            alike = sum(family == families[i] and value <= self.values[i] for family, value in pairs) - 1
             row = {"row": i, "asked": _short(self.prompts[i]), "right": _short(self.truth[i]),
                    "said": _short(self.answers[i]), TASKS[self.task]: round(self.values[i], 3)}
-            rows.append(row | ({"sure": f"{sure[i]:.0%}"} if self.probabilities else {}))
+            rows.append(row | ({"sure": f"{sure[i]:.0%}"} if self.probabilities else {})
+                        | ({"alike": alike} if self.groups else {}))
         return Table(rows, f"{self.name}: the {len(rows)} worst of {len(self.values)} rows")
 
     def save(self, folder: str | Path) -> Path:
