@@ -459,11 +459,11 @@ def leaked_rows(train, test, n, share):
 check("leaked_rows", leaked_rows)
 
 # %% [markdown]
-# Now do it to a model on purpose: a small training set, and into it sixteen test families, one ticket of each. The
-# tickets are the letters of the test set; only names and numbers differ.
+# Now do it to a model on purpose: sixteen tickets to learn from, and among them, by accident, one ticket each of
+# sixteen test families. The other tickets of those families stay in the test set: the same letters with other names.
 
 # %%
-from datasets import concatenate_datasets
+from datasets import Dataset
 
 from labkit import data, evaluation, finetune, runs
 from labkit.tables import table
@@ -471,7 +471,7 @@ from labkit.tables import table
 task = data.ticket_task("intent")
 families = list(dict.fromkeys(task.test["family"]))[::6]
 place = [task.test["family"].index(family) for family in families]
-mixed = concatenate_datasets([task.train.select(range(0, 3264, 51)), task.test.select(place)])
+mixed = Dataset.from_list([*task.train.select(range(0, 3264, 204)), *task.test.select(place)])
 overlaps = evaluation.ngram_overlap(mixed["text"], task.test["text"], n=8)
 seen = [o.share >= 0.2 for o in overlaps]
 print(f"{sum(seen)} of {len(seen)} test tickets share a fifth or more of their runs of 8 words with the training set")
@@ -481,7 +481,7 @@ print(f"{sum(seen)} of {len(seen)} test tickets share a fifth or more of their r
 # that saw none of them: perhaps those tickets are only easier.
 
 # %%
-leaky = finetune(mixed, steps=24, batch_size=8, out=runs("lab07-leaky"), reuse=True, skip=["no_leak"])
+leaky = finetune(mixed, steps=24, batch_size=8, out=runs("lab07-leaky"), reuse=True)
 clean = finetune(task.train, steps=40, out=runs("lab07"), reuse=True)
 scored = {"trained with the leak": leaky, "without": clean}
 scored = {name: evaluation.evaluate_model(run, task, name=name, reuse=True) for name, run in scored.items()}
@@ -491,9 +491,9 @@ table(*({"test tickets": name, "rows": len(rows)} | {model: str(evaluation.mean_
         for name, rows in groups.items()))
 
 # %% [markdown]
-# The leaky model has had a fraction of the training, so its last row is what it can do; its first row is what its
-# report would claim if only leaked rows were in the test set. `labkit inspect --test` and the tripwire `no_leak` look
-# for such rows.
+# The leaky model has learnt from thirty-two tickets, and its second row is what it can do with unknown letters; its
+# first row is what its report would claim if the whole benchmark had leaked. The other model finds both kinds about
+# equally hard. `labkit inspect --test` and the tripwire `no_leak` look for such rows.
 #
 # ## How sure, and how right
 # The router gives every team a probability. If it says 90 % a hundred times, is it right ninety times?

@@ -63,11 +63,13 @@ def harness_accuracy(
         try:
             import lm_eval
             from lm_eval.models.huggingface import HFLM
+            from lm_eval.tasks import TaskManager
         except ImportError as error:
             raise LabError("lm-eval is not installed", todo="Run `pip install lm-eval`") from error
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False)
         found = lm_eval.simple_evaluate(
-            wrapped, tasks=[task_config(dataset, tokenizer, labels, name)], bootstrap_iters=0, log_samples=True)
+            wrapped, tasks=[task_config(dataset, tokenizer, labels, name)], bootstrap_iters=0, log_samples=True,
+            task_manager=TaskManager(include_defaults=False))  # the hundreds of others would be read first
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     chosen = [max(range(len(labels)), key=lambda j: sample["filtered_resps"][j][0]) for sample in samples]
     return float(found["results"][name]["acc,none"]), chosen
