@@ -112,7 +112,7 @@ check("clipped_precision", clipped_precision)
 
 # %% [markdown]
 # Now real texts: the reply of the training ticket with the most similar words stands for a model. By hand and by
-# library; the last column is the difference:
+# library; the last column says whether they agree:
 
 # %%
 import sacrebleu
@@ -492,8 +492,8 @@ table(*({"test tickets": name, "rows": len(rows)} | {model: str(evaluation.mean_
 
 # %% [markdown]
 # The leaky model has learnt from thirty-two tickets, and its second row is what it can do with unknown letters; its
-# first row is what its report would claim if the whole benchmark had leaked. The other model finds both kinds about
-# equally hard. `labkit inspect --test` and the tripwire `no_leak` look for such rows.
+# first row is what its report would claim if the whole benchmark had leaked. Where the other model finds both kinds
+# about equally hard, the gap is memory. `labkit inspect --test` and the tripwire `no_leak` look for such rows.
 #
 # ## How sure, and how right
 # The router gives every team a probability. If it says 90 % a hundred times, is it right ninety times?
@@ -595,7 +595,7 @@ table(*({"": name, "threshold": t, "to a person": f"{paid[t].by_hand:.0%}", "eur
         for name, t in (("model alone", 0.0), ("chosen", chosen.threshold), ("people alone", 1.01))))
 
 # %% [markdown]
-# The whole curve. The minimum is flat: being a little off costs little, and having no threshold costs a lot.
+# The whole curve. Compare its lowest point with both ends; around it, being a little off costs little.
 
 # %%
 each = [plan for plan in paid.values() if plan.threshold <= 1]
@@ -632,7 +632,7 @@ def cohens_kappa(first, second):
 check("cohens_kappa", cohens_kappa)
 
 # %% [markdown]
-# Two repliers: one copies the reply to the most similar ticket, one looks only among tickets that share its product.
+# Two repliers: one copies the reply to the most similar ticket, one looks only among tickets on the same kind of product.
 # Rate a few: by button, or click into the box and type *a* (left), *b* (right), *t* (tie). Ratings are kept in a file;
 # restart the kernel, and you go on where you were.
 
@@ -650,7 +650,8 @@ for ticket in tickets:
     texts, replies = ([known[column][i] for i in among] for column in ("text", "reply"))
     same_kind += evaluation.nearest_answer(texts, replies, [ticket["text"]])
 replies = {"any ticket": nearest, "same kind of product": same_kind}
-RatingBox(Ratings(tickets["text"], replies, rater="you", file=runs("lab07-ratings.jsonl")))
+ratings = Ratings(tickets["text"], replies, rater="you", file=runs("lab07-ratings.jsonl"))
+RatingBox(ratings)
 
 # %% [markdown]
 # So that there is something to count at once, two stand-ins rate all pairs: one likes the longer reply, the other the
@@ -667,11 +668,11 @@ tastes = {"Longer": lambda pair, reply: len(reply),
           "Reader": lambda pair, reply: metrics.rouge_l(reference[pair.prompt], reply)}
 raters = []
 for name, taste in tastes.items():
-    ratings = Ratings(tickets["text"], replies, rater=name, file=folder / "ratings.jsonl")
-    while pair := ratings.pair():
+    rater = Ratings(tickets["text"], replies, rater=name, file=folder / "ratings.jsonl")
+    while pair := rater.pair():
         left, right = taste(pair, pair.left), taste(pair, pair.right)
-        ratings.choose("tie" if left == right else "left" if left > right else "right")
-    raters.append(ratings)
+        rater.choose("tie" if left == right else "left" if left > right else "right")
+    raters.append(rater)
 kappa, pairs = agreement(*raters)
 print(f"kappa of the two on {pairs} pairs: {kappa:.2f}")
 print(*(f"{r.rater}: {r.wins().metric} in {r.wins()} of the pairs that are no tie" for r in raters), sep="\n")
