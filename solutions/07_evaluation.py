@@ -632,9 +632,9 @@ def cohens_kappa(first, second):
 check("cohens_kappa", cohens_kappa)
 
 # %% [markdown]
-# Two repliers: one copies the reply to the most similar ticket, one looks only among tickets on the same kind of product.
-# Rate a few: by button, or click into the box and type *a* (left), *b* (right), *t* (tie). Ratings are kept in a file;
-# restart the kernel, and you go on where you were.
+# Two repliers: one copies the reply to the most similar ticket, one looks only among tickets on the same kind of
+# product. Rate a few: by button, or click into the box and type *a* (left), *b* (right), *t* (tie). Ratings are kept in
+# a file; restart the kernel, and you go on where you were.
 
 # %%
 from labkit import data, evaluation, runs
