@@ -44,7 +44,7 @@ def reliability(confidence: Sequence[float], right: Sequence[bool], title: str =
     error = calibration_error(confidence, right, bins)
     over = float(np.mean(confidence)) - float(np.mean(right))
     more = "surer than right" if over > 0 else "righter than sure"
-    title = f"{title}: {abs(over):.0%} {more} on average (ECE {error:.3f})".removeprefix(": ")
+    title = f"{title}: {100 * abs(over):.0f} points {more} on average (ECE {error:.3f})".removeprefix(": ")
     figure, axes = plots.new(title, "confidence (%)", "accuracy in the bin (%)", width=5.6, height=4.2)
     axes.plot([0, 100], [0, 100], "--", color=plots.COLOURS["grey"], label="as sure as right")
     sizes = [20 + 300 * b["rows"] / len(right) for b in each]
