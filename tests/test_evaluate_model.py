@@ -237,3 +237,21 @@ def test_offline_modules_combine_and_equal_the_metrics_by_hand():
     assert entities == {"entity_f1": pytest.approx(2 / 3)}
     with pytest.raises(LabError, match="no metric 'meteor'"):
         load("meteor")
+
+
+def test_a_run_keeps_its_scores_until_its_weights_change_and_its_card_is_read_by_the_hub(tmp_path, task, rows):
+    from huggingface_hub import ModelCard
+
+    from labkit import finetune
+
+    run = finetune(task.train.select(range(32)), steps=2, batch_size=4, out=tmp_path / "run", guard=False)
+    few = rows.select(range(6))
+    first = evaluate_model(run, few, "intent", labels=task.labels, name="router", reuse=True)
+    assert evaluate_model(run, few, "intent", labels=task.labels, name="router", reuse=True) == first  # seconds too
+    text = evaluation.model_card(run, first, title="router", out=tmp_path / "card", against={"other": replace(first)})
+    card = ModelCard.load(tmp_path / "card" / "README.md")
+    assert card.data.base_model == "tiny-base" and card.data.eval_results[0].metric_type == "accuracy"
+    assert card.data.eval_results[0].metric_value == round(first.main.value, 4)
+    assert "{text}" in text and "## Where it fails" in text and "Beside others" in text
+    other = finetune(task.train.select(range(32)), steps=3, batch_size=4, out=tmp_path / "run", guard=False)
+    assert evaluate_model(other, few, "intent", labels=task.labels, reuse=True).fingerprint != first.fingerprint
