@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from labkit import profiles
 from labkit.errors import LabError
+from labkit.memory import memory as memory  # models.memory(...): what a training will take
 from labkit.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:
@@ -312,9 +313,8 @@ def _bitsandbytes(quantize: str):
         # It says at every layer of every step that it computes in float16; once, here, is enough.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
-    compute = torch.bfloat16 if profiles.bf16() else torch.float16 if profiles.device() == "cuda" else torch.float32
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=compute)
+                              bnb_4bit_compute_dtype=getattr(torch, profiles.compute_dtype()))
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -363,7 +363,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise LabError("this is no model's name", where=name, expected=expected) from error
     except GatedRepoError as error:
         raise LabError("this model is only given out to those who accepted its licence", where=name,
-                       todo="Accept it on the model's page and run `hf auth login`") from error
+                       todo=f"Sign in at https://huggingface.co/{name}, accept the licence there, make a token that may "
+                            "read, and give it to `hf auth login`; or take another profile") from error
     except RevisionNotFoundError as error:
         raise LabError(f"this model has no revision {revision!r}", where=name) from error
     except RepositoryNotFoundError as error:

@@ -203,3 +203,12 @@ def bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability(0)[0] >= 8
     return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+
+
+def compute_dtype() -> str:
+    """What to multiply in on this machine: bfloat16 where it has it, float16 on an older GPU such as a T4, or float32.
+
+    The one place where that is chosen. Training in float16 would need its losses scaled, so `finetune` takes bfloat16
+    or float32; the 4-bit matrices of a T4 are brought back to float16.
+    """
+    return "bfloat16" if bf16() else "float16" if device() == "cuda" else "float32"

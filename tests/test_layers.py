@@ -16,6 +16,7 @@ from labkit.profiles import COURSE
 LAYERS = [  # from the bottom; a module may import from its own layer and from those before it
     {"errors"},
     {"profiles", "tables", "plots"},
+    {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller"},
     {"training", "trainer", "evaluation", "intake", "report"},

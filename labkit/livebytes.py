@@ -1,0 +1,116 @@
+"""What a computation holds in memory at its worst moment, in bytes: counted tensor by tensor, or told by the GPU.
+
+Stands beside `memory`, whose predictions are held against it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Peak:
+    """`bytes` is the most that was held at once so far; `start` what was held when counting began."""
+
+    bytes: int = 0
+    start: int = 0
+
+
+def tensors_of(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, buffers, gradients, and the scales and code books that bitsandbytes keeps beside packed weights."""
+    for parameter in model.parameters():
+        yield parameter
+        if parameter.grad is not None:
+            yield parameter.grad
+        for name in ("SCB", "CB"):  # LLM.int8 keeps its scales on the parameter
+            if hasattr(getattr(parameter, name, None), "untyped_storage"):
+                yield getattr(parameter, name)
+        state = getattr(parameter, "quant_state", None)
+        while state is not None:  # with double quantisation a state has a state: that of its scales
+            yield from (t for t in (state.absmax, state.code, state.offset) if hasattr(t, "untyped_storage"))
+            state = state.state2
+    yield from model.buffers()
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Bytes of a model's weights as they lie in memory: packed codes, scales, code books, whatever stayed in full.
+
+    Tied weights count once, and so does a code book that layers share. Gradients are left out.
+    """
+    parameters = {id(parameter.grad) for parameter in model.parameters()}
+    return _total(tensor for tensor in tensors_of(model) if id(tensor) not in parameters)
+
+
+def _total(tensors) -> int:
+    seen = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+    return sum(seen.values())
+
+
+@contextmanager
+def peak_bytes(model: torch.nn.Module | None = None) -> Iterator[Peak]:
+    """Count the bytes that tensors hold while the block runs, and keep the largest sum.
+
+    On a GPU it is torch.cuda.max_memory_allocated. On a CPU nobody keeps such a count, so each operation's results are
+    watched (a TorchDispatchMode): a storage counts from the operation that makes it until it is freed, whoever holds
+    it, autograd's saved tensors included. Not seen: what a kernel takes for itself and gives back before it returns,
+    the allocator's rounding, and Python.
+
+    Args:
+        model: its weights, gradients and buffers are held from the start.
+    """
+    import torch
+
+    peak = Peak()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        peak.start = torch.cuda.memory_allocated()
+        try:
+            yield peak
+        finally:
+            peak.bytes = torch.cuda.max_memory_allocated()
+        return
+    with _Counting(peak) as counting:
+        for tensor in tensors_of(model) if model is not None else ():
+            counting.hold(tensor)
+        peak.start = counting.now
+        yield peak
+
+
+def _Counting(peak: Peak):
+    from torch import Tensor
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Counting(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.now, self.held = 0, {}
+
+        def hold(self, tensor: Tensor) -> None:
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key in self.held or not size:
+                return
+            self.held[key] = weakref.ref(storage, lambda _: self.free(key, size))
+            self.now += size
+            peak.bytes = max(peak.bytes, self.now)
+
+        def free(self, key: int, size: int) -> None:
+            self.held.pop(key, None)
+            self.now -= size
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            results = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(results):
+                if isinstance(leaf, Tensor):
+                    self.hold(leaf)
+            return results
+
+    return Counting()
