@@ -175,12 +175,28 @@ def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
     return tuned
 
 
-def merge(model: PeftModel) -> PreTrainedModel:
+def merge(model: PeftModel, requantise: bool = False) -> PreTrainedModel:
     """A new model with W + (alpha / r) B A in place of W; the one given stays as it is.
 
-    Merge in full precision: added to a 4-bit W, the detour is rounded away with it.
+    Over a 4-bit base it is merged in full precision: the codes are brought back to the numbers that the adapter was
+    trained beside. The merged model is then as large as any of its size.
+
+    Args:
+        requantise: round the sum to 4 bits again, as peft's `merge_and_unload` does; a detour that is smaller than
+            half a level is rounded away.
     """
-    return copy.deepcopy(model).merge_and_unload()
+    copied = copy.deepcopy(model)
+    if requantise or not getattr(model.get_base_model(), "is_loaded_in_4bit", False):
+        with quiet():  # peft warns of the rounding
+            return copied.merge_and_unload()
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    name = model.active_adapter
+    with quiet():
+        full = PeftModel(copied.unload().dequantize(), copy.deepcopy(model.peft_config[name]), name)
+        set_peft_model_state_dict(full, get_peft_model_state_dict(model, adapter_name=name,
+                                                                  save_embedding_layers=False), name)
+        return full.merge_and_unload()
 
 
 def matrices(model: PeftModel) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -148,6 +148,25 @@ def suiting(profile_or_id: str | Path | Profile | None = None) -> Profile:
     return min(PROFILES.values(), key=lambda profile: abs(math.log(profile.parameters) - size))
 
 
+def matrix(name: str, profile_or_id: str | Path | Profile | None = None) -> torch.Tensor:
+    """One tensor of a model's weights as float32, read from its file without loading the rest.
+
+    Args:
+        name: as in the file, such as "model.layers.0.self_attn.q_proj.weight".
+
+    Raises:
+        LabError: as `find`, or there is no such tensor.
+    """
+    from safetensors import safe_open
+
+    for file in _weight_files(folder := find(profile_or_id)):
+        with safe_open(file, framework="pt") as opened:
+            if name in opened.keys():
+                return opened.get_tensor(name).float()
+    raise LabError(f"no weight is called {name}", where=str(folder),
+                   expected="such as model.layers.0.self_attn.q_proj.weight")
+
+
 def parameters_in(folder: Path) -> int:
     """How many numbers a model's safetensors hold, read from their heads alone."""
     from safetensors import safe_open
@@ -358,13 +377,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
             check_folder(folder)
             return folder
         except (LocalEntryNotFoundError, LabError):
-            folder = Path(snapshot_download(**wanted))
+            with _no_half_files(name):
+                folder = Path(snapshot_download(**wanted))
     except HFValidationError as error:
         raise LabError("this is no model's name", where=name, expected=expected) from error
     except GatedRepoError as error:
         raise LabError("this model is only given out to those who accepted its licence", where=name,
-                       todo=f"Sign in at https://huggingface.co/{name}, accept the licence there, make a token that may "
-                            "read, and give it to `hf auth login`; or take another profile") from error
+                       todo=f"Sign in at https://huggingface.co/{name}, accept the licence there, make a token "
+                            "that may read, and give it to `hf auth login`; or take another profile") from error
     except RevisionNotFoundError as error:
         raise LabError(f"this model has no revision {revision!r}", where=name) from error
     except RepositoryNotFoundError as error:
@@ -374,6 +394,19 @@ def _from_hub(name: str, revision: str | None) -> Path:
                        expected=expected, todo="Connect to the network, or take the profile tiny") from error
     check_folder(folder)
     return folder
+
+
+@contextmanager
+def _no_half_files(name: str) -> Iterator[None]:
+    """Where a download breaks off, clear away the pieces of files that it leaves in the hub's cache."""
+    from huggingface_hub import constants
+
+    try:
+        yield
+    except Exception:
+        for piece in (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").rglob("*.incomplete"):
+            piece.unlink(missing_ok=True)
+        raise
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -29,7 +29,8 @@ class WillItFit:
     """
 
     def __init__(self, model: str = "Qwen/Qwen2.5-1.5B-Instruct", method: str = "qlora", batch: int = 8,
-                 length: int = 512, counted: int = 64, gpu: str = "T4", dtype: str = "bfloat16", checkpointing: bool = False):
+                 length: int = 512, counted: int = 64, gpu: str = "T4", dtype: str = "bfloat16",
+                 checkpointing: bool = False):
         if gpu not in GPUS:
             raise LabError(f"no figures of a {gpu!r}", where="gpu", expected=", ".join(GPUS))
         self.gpu = gpu
@@ -50,8 +51,9 @@ class WillItFit:
         chosen = next(fit for fit in self.found if fit.gpu == self.gpu)
         largest = max(chosen.needs.live, key=chosen.needs.live.get)
         others = "; ".join(str(fit) for fit in self.found if fit is not chosen)
-        return (f"{self.settings['model'].split('/')[-1]}, {self.settings['method']}, {self.settings['batch']} rows of "
-                f"{self.settings['length']} tokens, {self.settings['counted']} of which count. {chosen}: worst at {chosen.needs.moment}, most of it {largest}. "
+        now = self.settings
+        return (f"{now['model'].split('/')[-1]}, {now['method']}, {now['batch']} rows of {now['length']} tokens, "
+                f"{now['counted']} of which count. {chosen}: worst at {chosen.needs.moment}, most of it {largest}. "
                 f"{others}.")
 
     def table(self) -> Table:
