@@ -32,6 +32,7 @@ PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 NOT_PATTERNS = ["*/*", "consolidated*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+HUB_TIMEOUT = 10  # seconds for the hub's first answer
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -360,9 +361,10 @@ def _splitting(tokenizer) -> tuple[bytes | None, ...]:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -377,7 +379,11 @@ def _from_hub(name: str, revision: str | None) -> Path:
             check_folder(folder)
             return folder
         except (LocalEntryNotFoundError, LabError):
-            with _no_half_files(name):
+            if constants.HF_HUB_OFFLINE:
+                raise
+            # Asked once and first: a download asks again and again, for half a minute, before it gives up.
+            HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT)
+            with _no_half_files(name), quiet():
                 folder = Path(snapshot_download(**wanted))
     except HFValidationError as error:
         raise LabError("this is no model's name", where=name, expected=expected) from error
@@ -390,6 +396,11 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise LabError("the hub has no model of this name, or it is private", where=name, expected=expected) from error
     except Exception as error:  # no network, time-out, server error: each a class of its own, by library version
+        behind = error if isinstance(error, HfHubHTTPError) else error.__cause__  # what a download wraps
+        if isinstance(behind, HfHubHTTPError) and behind.response.status_code in (401, 403):
+            raise LabError(f"the hub does not let you have this model ({behind.response.status_code})", where=name,
+                           todo="Run `hf auth login` with a token that may read it, or `hf auth logout` if the token "
+                                "is an old one") from error
         raise LabError(f"the hub cannot be reached, and no such folder is here ({first_line(error)})", where=name,
                        expected=expected, todo="Connect to the network, or take the profile tiny") from error
     check_folder(folder)

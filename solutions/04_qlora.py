@@ -296,9 +296,9 @@ table(*rows, {"": "whole model, the rest in 16 bits", "fp32": before, "NF4": hal
       caption="bytes")
 
 # %% [markdown]
-# The layers come out near the 4.13 bits that you counted (and a little above in a small model, where each matrix
-# brings two code books of a kilobyte). The embedding stays as it was: it is looked up, not multiplied, and it is the
-# output head. In a small model it is a large part, so "4 bits" is a claim about layers; ask for the whole.
+# The layers come out near the 4.13 bits that you counted (and a little above in a small model, where each matrix brings
+# its two code books, a kilobyte together). The embedding stays as it was: it is looked up, not multiplied, and it is
+# the output head. In a small model it is a large part, so "4 bits" is a claim about layers; ask for the whole.
 #
 # ## Train over it
 # A matrix of 4 bits cannot be nudged: a step of the optimizer is far smaller than the gap between two levels. So it
@@ -419,7 +419,7 @@ table(*({"method": method, "predicted": f"{predicted[method].peak / 1e6:.1f}", "
 # and the peak hardly. A tiny model with eight rows is nearly all activations; a large one with few is nearly all
 # weights, as in the first table of this lab. QLoRA helps where weights are what fills the memory.
 #
-# ## Fewer activations
+# ### Fewer activations
 # Two remedies for activations. *Checkpointing* keeps only the input of each block, and computes the block a second time
 # on the way back. *Accumulation* sends the batch through in parts and adds the gradients up. **Predict** for both: what
 # happens to the peak, to the loss, to the seconds?

@@ -1,4 +1,4 @@
-"""Checkpoints as the hub has them, of the architectures that the profiles name, made small: for a hub on this machine."""
+"""Checkpoints as the hub has them, of the architectures that the profiles name, made small: for a local hub."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 # From each model's config.json, in the form in which the hub has it; what makes it large is cut by `checkpoint`.
-SHARED = {"attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "initializer_range": 0.02,
-          "torch_dtype": "bfloat16", "use_cache": True, "tie_word_embeddings": True}
+SHARED = {"attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "use_cache": True,
+          "initializer_range": 0.02, "torch_dtype": "bfloat16", "tie_word_embeddings": True}
 CONFIGS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "hidden_size": 576,

@@ -218,3 +218,29 @@ def test_an_adapter_of_another_base_is_refused(saved):
     fetch("small")
     with pytest.raises(LabError, match="does not fit this base model"):
         adapters.load(models.load("small")[0], saved)
+
+
+def test_over_4_bits_a_merge_is_in_full_precision_and_leaves_the_model_alone_and_quantised_again_it_is_not_the_same():
+    model = adapters.attach_lora(models.load("tiny", quantize="nf4")[0], 4).eval()
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.002 * torch.randn_like(parameter)
+    before = logits(model)
+    merged = adapters.merge(model)
+    assert {p.dtype for p in merged.parameters()} == {torch.float32} and not hasattr(merged, "peft_config")
+    assert type(merged.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    torch.testing.assert_close(logits(merged), before, atol=1e-3, rtol=0)
+    again = adapters.merge(model, requantise=True)
+    assert "bitsandbytes" in type(again.model.layers[0].mlp.up_proj).__module__
+    assert (logits(again) - before).abs().max() > 0.05
+    assert torch.equal(logits(model), before)
+
+
+def test_a_merged_model_over_4_bits_can_be_saved_and_loaded_as_any_other(tmp_path):
+    base, tokenizer = models.load("tiny", quantize="nf4")
+    merged = adapters.merge(adapters.attach_lora(base, 4))
+    with models.quiet():
+        merged.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(models.load(tmp_path)[0]), logits(merged))

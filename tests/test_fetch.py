@@ -77,7 +77,9 @@ def hub_of(folder, repo, weights_sha256=None):
         if "/resolve/" not in path or name not in files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
         etag = hashlib.sha256(files[name]).hexdigest()
-        return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, files[name]
+        asked = path.split("/resolve/")[1].split("/")[0]
+        commit = asked if len(asked) == len(COMMIT) else COMMIT  # a branch's newest, or the very one that was asked for
+        return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, files[name]
 
     return answer
 

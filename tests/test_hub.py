@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from hub import CONFIGS, checkpoint
@@ -85,8 +86,15 @@ def test_the_cache_holds_whole_files_only_and_no_code_or_pickle(trained):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
 
+    from labkit import models
+
+    waiting = SimpleNamespace(sleep=lambda seconds: None, time=time.time, monotonic=time.monotonic)
+    for module in (_http, file_download):  # the library's waits between its tries, half a minute in all
+        monkeypatch.setattr(module, "time", waiting)
+    monkeypatch.setattr(models, "HUB_TIMEOUT", 1)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
         monkeypatch.setattr(constants, name, 1)
@@ -106,10 +114,10 @@ def refused(name: str) -> str:
 
 
 @pytest.mark.parametrize("status, code, says", [
-    (401, None, "no model of this name, or it is private"),
+    (401, None, "does not let you have this model (401)"),
     (401, "GatedRepo", "accept the licence there"),
     (403, "GatedRepo", "hf auth login"),
-    (403, None, "cannot be reached"),
+    (403, None, "does not let you have this model (403)"),
     (404, "RepoNotFound", "no model of this name"),
     (500, None, "cannot be reached"),
     (503, None, "cannot be reached"),
@@ -139,11 +147,11 @@ def test_a_dead_slow_or_breaking_hub_is_told_and_leaves_no_half_file(checkpoints
         status, headers, body = good(path)
         weights = path.endswith(".safetensors")
         if how == "slow to answer":
-            over.wait(5)
+            over.wait(2)
         if weights and how == "gone in the weights":
             return status, headers | {"Content-Length": str(len(body))}, body[: len(body) // 2]
         if weights and how == "slow in the weights":
-            over.wait(5)
+            over.wait(2)
         return status, headers, body
 
     with serving(answer) as endpoint:

@@ -88,6 +88,31 @@ def test_tied_weights_are_counted_once_and_frozen_ones_are_not_trainable(folder)
     assert counts.trainable == 64 and counts.share == 64 / counts.total
 
 
+def test_one_matrix_is_read_without_the_rest(folder):
+    name = "model.layers.1.mlp.up_proj.weight"
+    matrix = models.matrix(name, folder)
+    assert matrix.dtype == torch.float32 and torch.equal(matrix, load(folder)[0].get_parameter(name))
+    with pytest.raises(LabError, match="no weight is called wq; expected such as model.layers.0"):
+        models.matrix("wq", folder)
+
+
+@pytest.mark.parametrize("gpu, capability, cpu, chosen", [
+    (True, (7, 5), True, "float16"),  # a T4, whatever its CPU can do
+    (True, (8, 0), False, "bfloat16"),
+    (False, None, True, "bfloat16"),
+    (False, None, False, "float32"),
+])
+def test_the_dtype_to_compute_in_is_what_the_machine_has_and_nf4_uses_it(monkeypatch, gpu, capability, cpu, chosen):
+    with quiet():
+        import bitsandbytes  # noqa: F401  before there seems to be a GPU, at which it would look
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert profiles.compute_dtype() == chosen
+    assert models._bitsandbytes("nf4").bnb_4bit_compute_dtype == getattr(torch, chosen)
+
+
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 def test_a_quantised_model_has_as_many_parameters_before_and_after_its_first_answer(folder, quantize):
     full = count_parameters(load(folder)[0]).total

@@ -7,6 +7,8 @@ import pytest
 from labkit import profiles
 from labkit.errors import LabError
 from labkit.exercises import atlas
+from labkit.memory import GPUS
+from labkit.widgets.memory import WillItFit
 from labkit.widgets.profile import ProfileSwitch
 from labkit.widgets.sidebyside import SideBySide
 
@@ -61,3 +63,29 @@ def test_the_map_has_every_lab_with_its_title_minutes_and_passed_exercises(tmp_p
 def test_every_lab_says_its_title_goal_and_minutes_in_its_first_cell(name):
     [found] = [lab for lab in atlas.labs() if lab.name == name]
     assert found.title != name and found.goal and found.minutes >= 15
+
+
+def test_will_it_fit_says_and_draws_the_same_without_a_browser():
+    fit = WillItFit("Qwen/Qwen2.5-1.5B-Instruct", "full", batch=8, length=512, gpu="T4")
+    data, metadata = fit._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == fit.said()
+    assert "T4: " in fit.said() and "does not fit" in fit.said() and data["image/png"].startswith(b"\x89PNG")
+    assert [row["GPU"] for row in fit.table().rows] == list(GPUS)
+
+
+def test_every_menu_has_a_label_and_moving_one_changes_sentence_and_picture():
+    fit = WillItFit("Qwen/Qwen2.5-1.5B-Instruct", "lora", batch=1, length=128)
+    *menus, said, picture = fit.widget().children
+    assert all(menu.description for menu in menus)
+    by = {menu.description: menu for menu in menus}
+    before = picture.value
+    by["model"].value = "meta-llama/Llama-3.1-8B-Instruct"
+    by["method"].value = "full"
+    by["GPU"].value = "H100"
+    assert "H100" in said.value and "does not fit" in said.value and picture.value != before
+    assert fit.settings["model"] == "meta-llama/Llama-3.1-8B-Instruct" and fit.said().split(".")[0] in picture.value
+
+
+def test_a_gpu_without_figures_is_refused():
+    with pytest.raises(LabError, match="expected T4, L4"):
+        WillItFit(gpu="K80")
