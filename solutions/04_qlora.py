@@ -177,6 +177,7 @@ axes.hist(scaled, bins=80, color=plots.COLOURS["grey"], alpha=0.5)
 top, even = axes.get_ylim()[1], np.arange(-7, 8) / 7
 for name, levels, y, colour in (("NF4", quantize.NF4, -0.06, "blue"), ("even", even, -0.13, "orange")):
     axes.plot(levels, [y * top] * len(levels), "|", ms=13, mew=2, color=plots.COLOURS[colour], label=name)
+axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
 axes.legend(frameon=False)
 plots.show(figure, alt=f"Histogram of scaled weights, {inner:.0%} within -0.5 to 0.5; NF4 levels crowd around zero")
 
