@@ -80,3 +80,23 @@ def show(figure: Figure, alt: str) -> Image:
     from IPython.display import Image
 
     return Image(png(figure), width=int(figure.get_figwidth() * 110), alt=alt)
+
+
+def clouds(panels: dict[str, Sequence[Sequence[float]]], labels: Sequence[str], title: str) -> Figure:
+    """One panel of points a name, side by side, coloured and marked by label; `panels` has (points, 2) arrays."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 3.8), layout="constrained", dpi=130)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    names, marks = list(dict.fromkeys(labels)), "os^Dv"
+    for axes, (panel, points) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for i, name in enumerate(names):
+            own = [p for p, label in zip(points, labels, strict=True) if label == name]
+            axes.scatter(*zip(*own, strict=True), s=16, marker=marks[i % len(marks)],
+                         color=list(COLOURS.values())[i % len(COLOURS)], label=name)
+        axes.set_title(panel, fontsize=10, loc="left")
+        axes.set_xlabel("first component (no unit)")
+        axes.set_ylabel("second component (no unit)")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure

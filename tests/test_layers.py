@@ -19,7 +19,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller"},
-    {"training", "trainer", "evaluation", "intake", "report"},
+    {"training", "trainer", "evaluation", "similarity", "intake", "report"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},

@@ -211,3 +211,27 @@ def entity_scores(truth: Sequence[str], said: Sequence[str], groups: Sequence | 
 def groups_of(examples: Dataset) -> list[str] | None:
     """The `family` of each row where there is one, for intervals that know that rows come in groups."""
     return list(examples["family"]) if "family" in examples.column_names else None
+
+
+def class_f1(
+    truth: Sequence[str], said: Sequence[str], name: str, groups: Sequence | None = None,
+    before: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
+) -> Score:
+    """F1 of one class, or with `before` (other answers to the same rows) by how much `said` is above them.
+
+    The interval is a bootstrap over rows, or over groups; a gain is drawn in pairs, and is real where it excludes 0.
+    """
+    keys = np.arange(len(truth)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    true, count = np.asarray(truth) == name, keys.max() + 1
+
+    def f1(answers: Sequence[str], weights: np.ndarray) -> np.ndarray:
+        given = np.asarray(answers) == name
+        hit, both = (np.bincount(keys, v, count) for v in (true & given, true.astype(int) + given))
+        return 2 * (weights @ hit) / np.maximum(weights @ both, 1)
+
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    values = f1(said, drawn) - (0 if before is None else f1(before, drawn))
+    ones = np.ones((1, count))
+    value = float((f1(said, ones) - (0 if before is None else f1(before, ones)))[0])
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Score("F1" if before is None else "gain in F1", value, float(low), float(high), len(true))
