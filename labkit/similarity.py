@@ -131,3 +131,9 @@ def retrieval(vectors: np.ndarray, matter: Sequence[str], family: Sequence[str])
     values = {"recall@1": place <= 1, "recall@5": place <= 5, "MRR": 1 / place}
     groups = family[asked].tolist()
     return {name: mean_score(name, found.astype(float).tolist(), groups) for name, found in values.items()}
+
+
+def flat(vectors: np.ndarray) -> np.ndarray:
+    """The two directions in which points differ most (principal components): (points, width) -> (points, 2)."""
+    centred = vectors - vectors.mean(0)
+    return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
