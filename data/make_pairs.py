@@ -33,14 +33,15 @@ def shares(kind: str, one: dict, other: dict) -> bool:
     """Whether two tickets may be a pair of this kind."""
     if one["family"] == other["family"]:
         return False
-    tone, team = one["tone"] == other["tone"], one["intent"] == other["intent"]
-    product = product_kind(one) is not None and product_kind(one) == product_kind(other)
-    return {
-        "same": matter(one) == matter(other),
-        "tone and product": matter(one) != matter(other) and tone and product,
-        "team": matter(one) != matter(other) and team,
-        "nothing": not (tone or team or product),
-    }[kind]
+    if kind == "same":
+        return matter(one) == matter(other)
+    if kind == "team":
+        return one["intent"] == other["intent"] and matter(one) != matter(other)
+    tone, product = one["tone"] == other["tone"], product_kind(one)
+    like = product is not None and product == product_kind(other)
+    if kind == "tone and product":
+        return tone and like and matter(one) != matter(other)
+    return not tone and not like and one["intent"] != other["intent"]
 
 
 def pair(kind: str, one: dict, other: dict) -> dict:
@@ -59,13 +60,16 @@ def pair(kind: str, one: dict, other: dict) -> dict:
 
 def draw(tickets: list[dict], each: int, rng: random.Random) -> list[dict]:
     """`each` pairs that mean the same and as many that do not; no pair of families comes twice."""
-    rows, met = [], set()
+    rows, met, teams = [], set(), {}
+    for ticket in tickets:
+        teams.setdefault(ticket["intent"], []).append(ticket)
     wanted = ["same"] * each + [(*HARD, "nothing")[n % 3] for n in range(each)]
     order = [ticket for _ in range(9) for ticket in rng.sample(tickets, len(tickets))]
     for kind in wanted:
         while True:
             one = order.pop()
-            found = [t for t in tickets if shares(kind, one, t) and frozenset((one["family"], t["family"])) not in met]
+            near = teams[one["intent"]] if kind in ("same", "team") else tickets  # an eighth of the work
+            found = [t for t in near if shares(kind, one, t) and frozenset((one["family"], t["family"])) not in met]
             if found:
                 break
         other = rng.choice(found)

@@ -279,3 +279,17 @@ def test_answers_are_greedy_whatever_the_model_s_own_generation_settings_say(tmp
     plain = evaluation.generate(model, tokenizer, [prompt], 24)
     model.generation_config.update(repetition_penalty=1.5, do_sample=True, temperature=2.0)
     assert evaluation.generate(model, tokenizer, [prompt], 24) == plain
+
+
+def test_the_f1_of_one_class_is_scikit_learn_s_and_its_gain_is_drawn_in_pairs():
+    rng = np.random.default_rng(0)
+    truth, before = (rng.choice(["a", "b", "c"], 90).tolist() for _ in range(2))
+    better = [t if t == "b" and i % 2 else s for i, (t, s) in enumerate(zip(truth, before, strict=True))]
+    groups = [i // 6 for i in range(90)]
+    want = {name: f1_score(truth, said, labels=["b"], average="macro")
+            for name, said in {"old": before, "new": better}.items()}
+    assert evaluation.class_f1(truth, before, "b", groups).value == pytest.approx(want["old"])
+    gain = evaluation.class_f1(truth, better, "b", groups, before=before)
+    assert gain.value == pytest.approx(want["new"] - want["old"]) and 0 < gain.low <= gain.value <= gain.high
+    none = evaluation.class_f1(truth, before, "b", groups, before=before)
+    assert (none.value, none.low, none.high) == (0, 0, 0)

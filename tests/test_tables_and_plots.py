@@ -175,3 +175,12 @@ def test_without_ipywidgets_the_picture_and_the_text_are_left(explorer, monkeypa
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as where it is not installed
     data, _ = explorer[0]._repr_mimebundle_()
     assert set(data) == {"text/plain", "image/png"}
+
+
+def test_clouds_draw_every_point_of_every_panel_and_name_the_labels_once():
+    points = [(0.0, 1.0), (1.0, 0.0), (2.0, 2.0)]
+    figure = plots.clouds({"before": points, "after": points}, ["tent", "boot", "tent"], "Points")
+    assert [len(axes.collections) for axes in figure.axes] == [2, 2]
+    assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in figure.axes] == [3, 3]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tent", "boot"]
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
