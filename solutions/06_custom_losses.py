@@ -388,9 +388,7 @@ from labkit import current, data, evaluation, finetune, losses, models, runs
 from labkit.tables import table
 
 task, rare = data.ticket_task("tone"), "fear"
-of_rare = [i for i, label in enumerate(task.train["label"]) if label == rare]
-kept = [i for i in range(len(task.train)) if i not in set(of_rare[36:])]
-slice_ = task.train.select(kept)
+slice_ = data.with_rare(task.train, rare, keep=36)
 weights = losses.label_weights(tokenizer := models.load()[1], slice_["label"])
 print({tokenizer.decode([token]).strip(): round(weight, 2) for token, weight in weights.items()})
 
@@ -457,8 +455,7 @@ import torch
 from labkit import current, data, evaluation, finetune, losses, models, runs
 
 task = data.ticket_task("tone")
-of_fear = [i for i, label in enumerate(task.train["label"]) if label == "fear"]
-slice_ = task.train.select([i for i in range(len(task.train)) if i not in set(of_fear[36:])])
+slice_ = data.with_rare(task.train, "fear", keep=36)
 weights = losses.label_weights(models.load()[1], slice_["label"])
 setting = dict(steps=current().steps // 2, batch_size=8)
 teacher = finetune(slice_, loss=partial(losses.class_weighted, weights=weights), reuse=True,
@@ -530,8 +527,7 @@ from labkit.data.encode import collate, encode, encode_completion, pad_id
 from labkit.tables import table
 
 task, tokenizer = data.ticket_task("tone"), models.load()[1]
-of_fear = [i for i, label in enumerate(task.train["label"]) if label == "fear"]
-slice_ = task.train.select([i for i in range(len(task.train)) if i not in set(of_fear[36:])])
+slice_ = data.with_rare(task.train, "fear", keep=36)
 allowed = sorted({token for label in task.labels for token in encode_completion(tokenizer, label)})
 run = finetune(slice_, steps=current().steps // 2, batch_size=8, out=runs("lab06-cross-entropy"), reuse=True)
 batch = collate(encode(task.validation.select(range(32)), tokenizer).to_list(), pad_id(tokenizer))

@@ -35,3 +35,13 @@ def test_runs_lie_apart_by_profile_and_where_labkit_runs_says(tmp_path, monkeypa
     assert runs("lab03") == profiles.COURSE / "runs" / profiles.current().name / "lab03"
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
     assert runs("lab03") == tmp_path / profiles.current().name / "lab03"
+
+
+def test_a_slice_with_a_rare_label_keeps_the_first_few_of_it_and_all_others():
+    train = data.ticket_task("tone", "tiny").train
+    few = data.with_rare(train, "fear", keep=5)
+    fear = [row["id"] for row in train.to_list() if row["label"] == "fear"]
+    assert [row["id"] for row in few.to_list() if row["label"] == "fear"] == fear[:5]
+    assert len(few) == len(train) - len(fear) + 5
+    with pytest.raises(LabError, match="labelled 'dread'"):
+        data.with_rare(train, "dread", keep=5)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from labkit.data.read import read
 from labkit.data.template import LABELS, PROMPTS, ticket_examples
+from labkit.errors import LabError
 from labkit.profiles import named
 
 if TYPE_CHECKING:
@@ -47,3 +48,19 @@ def ticket_task(name: str, profile: str | None = None) -> Task:
     for split in ("validation", "test"):
         splits[split] = splits[split].select(range(0, len(splits[split]), every))
     return Task(name, PROMPTS[name], LABELS.get(name, ()), **splits)
+
+
+def with_rare(examples: Dataset, label: str, keep: int) -> Dataset:
+    """The examples without all but the first `keep` of one label: a slice in which it is rare.
+
+    Raises:
+        LabError: fewer than `keep` examples have the label.
+    """
+    from datasets import Dataset
+
+    places = [i for i, found in enumerate(examples["label"]) if found == label]
+    if not 0 < keep <= len(places):
+        raise LabError(f"{len(places)} examples are labelled {label!r}", where="keep",
+                       expected=f"a number from 1 to {len(places)}, not {keep}" if places else "a label that occurs")
+    drop = set(places[keep:])
+    return Dataset.from_list([row for i, row in enumerate(examples.to_list()) if i not in drop])
