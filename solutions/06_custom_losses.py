@@ -218,9 +218,8 @@ check("info_nce_loss", info_nce_loss)
 # %% [markdown]
 # ## Train with it
 # `finetune` takes any function of (model, batch, items) as its loss; `items` is how many pairs (or labels) the whole
-# effective batch has. Settings are fixed with `partial`. InfoNCE gets half of the usual steps; the contrastive loss,
-# which has only one negative for each second pair to learn from, gets a third of those, to see where it goes.
-# **Predict** recall@1 after each.
+# effective batch has. Settings are fixed with `partial`. InfoNCE gets half of the usual steps; the contrastive loss gets
+# a third of those, enough to see that it runs in the Trainer, not to judge it. **Predict** recall@1 after each.
 
 # %%
 from functools import partial
@@ -258,8 +257,9 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
       caption=f"{len(test['text'])} letters of {len(set(test['family']))} families; 95 % intervals, by family")
 
 # %% [markdown]
-# "Better than" may be said where two intervals do not touch. Keep the figures for the comparison at the end; the line
-# below compares the gain with 30 points, which is what we hope for from a longer training.
+# "Better than" may be said where two intervals do not touch. The contrastive loss sees one pair at a time and had fewer
+# steps: its row does not compare the two losses. Keep the figures for the comparison at the end; the line below compares
+# the gain of InfoNCE with 30 points.
 
 # %%
 from labkit import measured
@@ -283,7 +283,7 @@ panels = {name: similarity.flat(points[name][rows_of]) for name in ("base model"
 title = (f"The nearest letter means the same: {found['base model']['recall@1'].value:.0%} before, "
          f"{found['InfoNCE']['recall@1'].value:.0%} after")
 plots.show(plots.clouds(panels, [test["matter"][i] for i in rows_of], title),
-           alt=f"{title}. Test letters of five matters: mixed in the base model, in groups of a matter after InfoNCE")
+           alt=f"{title}. Test letters of five matters as points, left of the base model, right after InfoNCE")
 
 # %% [markdown]
 # Two directions are not all of them: what overlaps here may be apart in the others. The table is the evidence, the
