@@ -218,8 +218,8 @@ check("info_nce_loss", info_nce_loss)
 # %% [markdown]
 # ## Train with it
 # `finetune` takes any function of (model, batch, items) as its loss; `items` is how many pairs (or labels) the whole
-# effective batch has. Settings are fixed with `partial`. InfoNCE gets half of the usual steps; the contrastive loss gets
-# a third of those, enough to see that it runs in the Trainer, not to judge it. **Predict** recall@1 after each.
+# effective batch has. Settings are fixed with `partial`. InfoNCE gets half of the usual steps; the contrastive loss
+# gets a third of those, enough to see that it runs in the Trainer, not to judge it. **Predict** recall@1 after each.
 
 # %%
 from functools import partial
@@ -258,8 +258,8 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
 
 # %% [markdown]
 # "Better than" may be said where two intervals do not touch. The contrastive loss sees one pair at a time and had fewer
-# steps: its row does not compare the two losses. Keep the figures for the comparison at the end; the line below compares
-# the gain of InfoNCE with 30 points.
+# steps: its row does not compare the two losses. Keep the figures for the comparison at the end; the line below
+# compares the gain of InfoNCE with 30 points.
 
 # %%
 from labkit import measured
