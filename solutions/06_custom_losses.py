@@ -286,6 +286,7 @@ plots.show(plots.clouds(panels, [test["matter"][i] for i in rows_of], title),
            alt=f"{title}. Test letters of five matters as points, left of the base model, right after InfoNCE")
 
 # %% [markdown]
+# The tight knots are families, one letter with other names in it; ask whether knots of one colour have moved together.
 # Two directions are not all of them: what overlaps here may be apart in the others. The table is the evidence, the
 # picture is an illustration.
 #
