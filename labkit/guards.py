@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+EXPLODED = 3  # times the lowest loss so far
+BLIND = 1.25  # times the loss of a blind guess
 UNMOVED = 1e-6  # an adapter that changed by a smaller share of its size trained nothing: about 32-bit rounding
 
 
@@ -309,14 +311,39 @@ def batch_parity(
     return Finding("batch_parity", f"scores at batch {sizes[0]} and {sizes[1]} differ by at most {gap:.1g} nats")
 
 
-def finite(step: int, loss: float, learning_rate: float) -> None:
-    """Refuses to go on after a loss that is not a number; `learning_rate` is the peak of the schedule."""
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise Tripped(
-            "finite_loss",
-            f"step {step}: the loss is {loss} at a learning rate of {learning_rate:.2g} at most",
-            todo=f"Try a learning rate of {learning_rate / 10:.1g}, and clip gradients at 1",
-        )
+def finite(step: int, loss: float, learning_rate: float, peak: float | None = None) -> None:
+    """Refuses to go on after a loss that is not a number.
+
+    Args:
+        step: the optimizer step it was seen at. learning_rate: in that step. peak: of the schedule.
+    """
+    if not math.isfinite(loss):
+        raise Tripped("finite_loss", f"step {step}: the loss is {loss} at {_rate(learning_rate, peak)}",
+                      todo=_slower(peak or learning_rate))
+
+
+def no_explosion(step: int, loss: float, lowest: float, learning_rate: float, peak: float | None = None,
+                 vocabulary: int | None = None) -> None:
+    """Refuses to go on where the loss has become a multiple of what it was, and worse than a blind guess.
+
+    Args:
+        loss: now, and `lowest` so far, in nats.
+        vocabulary: tokens to choose from; guessing blindly among them costs ln(vocabulary). Without it nothing is said.
+        The rest as in `finite`.
+    """
+    if vocabulary and loss > EXPLODED * lowest and loss > BLIND * math.log(vocabulary):
+        raise Tripped("no_explosion", f"step {step}: the loss is {loss:.3g}, after {lowest:.3g} before, at "
+                      f"{_rate(learning_rate, peak)}; guessing blindly among {vocabulary:,} tokens costs "
+                      f"{math.log(vocabulary):.3g}", todo=_slower(peak or learning_rate))
+
+
+def _rate(learning_rate: float, peak: float | None) -> str:
+    return f"a learning rate of {learning_rate:.2g}" + (f" (its peak is {peak:.2g})" if peak else "")
+
+
+def _slower(peak: float) -> str:
+    return (f"Try a learning rate of {peak / 10:.1g}; if that fails too, a longer warm-up, max_grad_norm=1, "
+            "bf16=False, or look at the rows of that step")
 
 
 def logits_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:

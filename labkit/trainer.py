@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import guards, profiles
+from labkit import checkpoints, guards, profiles
 from labkit.data.encode import COLUMNS, IGNORED
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def make_trainer(
     progress: bool,
     loss: Callable | None = None,
     more: dict | None = None,
+    patience: int | None = None,
+    last: Path | None = None,
 ) -> tuple[Trainer, StopCleanly]:
     """A transformers.Trainer for these settings, and the context that makes Ctrl-C stop it cleanly.
 
@@ -44,9 +46,10 @@ def make_trainer(
         settings: as `finetune` writes them into a Run.
         folder: checkpoints go below it.
         loss: in place of `sparse_loss`, as `finetune` says. more: TrainingArguments over those made here.
+        last: the checkpoint that training will go on from.
         The rest as in `finetune`.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
     steps = settings["steps"]
     log_every = max(1, steps // 40)
@@ -78,6 +81,12 @@ def make_trainer(
         dataloader_pin_memory=False,
         optim="adamw_torch",
     )
+    if patience:
+        wanted |= dict(load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
+                       save_steps=evaluate_every, restore_callback_states_from_checkpoint=True)
+        callbacks = [*callbacks, EarlyStoppingCallback(patience)]
+        if last and (reached := _out_of_patience(last, patience)):
+            wanted["max_steps"] = reached
     arguments = TrainingArguments(**wanted | (more or {}))
     keep = [name for name in rows.column_names if name in COLUMNS or (loss and name not in TOLD)]
     loss = loss or sparse_loss
@@ -90,6 +99,17 @@ def make_trainer(
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
                 value = value * self.accelerator.num_processes  # gradients are averaged over processes, not summed
             return (value, {"loss": value}) if return_outputs else value
+
+        def _save_checkpoint(self, model, trial):
+            guards.finite(self.state.global_step, float(self._tr_loss), self._get_learning_rate(),
+                          self.args.learning_rate)  # of the steps since the last log: no checkpoint of broken weights
+            place = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            if self.args.should_save:
+                checkpoints.unseal(place)
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.seal(place, settings)
 
     stop = StopCleanly()
     trainer = SparseTrainer(
@@ -129,15 +149,36 @@ def sparse_loss(model: PreTrainedModel, batch: dict, items: int | None = None):
 
 
 def watch():
-    """A callback that stops at a loss that is not a number."""
+    """A callback that stops at a loss that is not a number, or that explodes."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
+        lowest = math.inf
+
+        def on_log(self, args, state, control, logs=None, model=None, **kwargs):
             if logs and "loss" in logs:
-                guards.finite(state.global_step, float(logs["loss"]), args.learning_rate)
+                loss, rate = float(logs["loss"]), float(logs.get("learning_rate", args.learning_rate))
+                words = getattr(model.config.get_text_config(), "vocab_size", None) if model is not None else None
+                guards.finite(state.global_step, loss, rate, args.learning_rate)
+                guards.no_explosion(state.global_step, loss, self.lowest, rate, args.learning_rate, words)
+                self.lowest = min(self.lowest, loss)
 
     return Watch()
+
+
+def _out_of_patience(checkpoint: Path, patience: int) -> int | None:
+    """The step of a checkpoint at which early stopping had ended the training already; else None."""
+    noted = checkpoints.state(checkpoint)
+    waited = noted["stateful_callbacks"].get("EarlyStoppingCallback", {}).get("attributes", {})
+    return noted["global_step"] if waited.get("early_stopping_patience_counter", 0) >= patience else None
+
+
+def best_of(state) -> guards.Finding:
+    """Which weights early stopping took, from the Trainer's state."""
+    if state.best_model_checkpoint is None:
+        return guards.Finding("best_weights", "validation was never looked at: these are the last weights")
+    return guards.Finding("best_weights", f"step {state.best_global_step} of {state.global_step} had the lowest "
+                          f"validation loss, {state.best_metric:.3f} nats: these are its weights")
 
 
 class StopCleanly:

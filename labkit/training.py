@@ -18,12 +18,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit import adapters, guards, models, profiles
+from labkit import adapters, checkpoints, guards, models, profiles
+from labkit.checkpoints import last as last_checkpoint
 from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
 from labkit.guards import Finding
 from labkit.monitoring import notebook_line
-from labkit.trainer import TOLD, curve_of, make_trainer
+from labkit.trainer import TOLD, best_of, curve_of, make_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -126,6 +127,7 @@ def finetune(
     arguments: dict[str, Any] | None = None,
     callbacks: Sequence = (),
     evaluate_every: int | None = None,
+    patience: int | None = None,
     progress: bool = False,
 ) -> Run:
     """Fine-tune a base model on examples and leave a Run.
@@ -143,17 +145,22 @@ def finetune(
         schedule: a transformers scheduler; the first twentieth of the steps is warm-up.
         max_length: in tokens; longer rows are refused, not cut.
         seed: of the start of A, of dropout and of the order of rows; the same seed gives the same bytes.
-        out: the Run's folder. resume: go on from its last checkpoint, if there is one.
+        out: the Run's folder. resume: go on from its last whole checkpoint, if there is one; where the run was finished
+            already, take it. The weights are then those of a run that was never stopped, byte for byte.
         reuse: take the finished Run that lies in `out`, if base, rows and settings are the same.
         bf16: compute in bfloat16; None asks what the machine does well.
         guard: run the tripwires. skip: names of tripwires to leave out, such as "loss_mask" where all tokens count.
         collator: in place of `labkit.data.encode.collate`; with it or `loss`, rows keep their further columns.
         loss: function of (model, batch, items) to a scalar; `items` is how many labels count in the effective batch.
         arguments: transformers.TrainingArguments, over those that are made from the above.
+        evaluate_every: steps from one look at validation to the next.
+        patience: stop early, once so many looks in a row brought no lower validation loss, and take the weights of
+            the lowest; None trains to the end and takes the last.
         callbacks: for the Trainer. progress: a progress bar; in a notebook there is a line that goes when it is done.
 
     Raises:
-        LabError: a tripwire refused, a row is too long, or the folder can't be written.
+        LabError: a tripwire refused, a row is too long, the folder can't be written, or there is a checkpoint to go
+            on from and it is of a run with other settings.
     """
     import torch
 
@@ -176,6 +183,9 @@ def finetune(
     for where, number in (("steps", steps), ("batch_size", batch_size)):
         if number < 1:
             raise LabError(f"{number}", where=where, expected="a whole number from 1 on")
+    if patience is not None and (patience < 1 or validation is None or not evaluate_every):
+        raise LabError(f"{patience}", where="patience", expected="a whole number from 1 on, validation rows and "
+                       "evaluate_every")
     if schedule not in (known := [kind.value for kind in SchedulerType]):
         raise LabError(f"there is no schedule {schedule!r}", where="schedule", expected=", ".join(known))
     if learning_rate is None:
@@ -199,20 +209,28 @@ def finetune(
         "rows": len(examples),
         "data": _rows_hash(examples),
         "base": models.identity(name),
+        **({"arguments": dict(arguments)} if arguments else {}),
+        **({"patience": patience, "evaluate_every": evaluate_every, "validation": _rows_hash(validation)}
+           if patience else {}),
         **wording(examples),
     }
     folder = writable(Path(out))
-    if reuse and (old := _same_run(folder, settings)):
+    done = reuse or (resume and not (folder / "checkpoints").exists())  # they go when everything else is there
+    if done and (old := _same_run(folder, settings)):
         return old
+    findings: list[Finding] = []
+    last = None
+    if resume:
+        last, findings = checkpoints.recover(folder)
+        if last:
+            checkpoints.refuse_others(last, settings)
+    else:  # a later resume could take a checkpoint of another run for its own
+        checkpoints.drop(folder)
     base, tokenizer = given or models.load(name, quantize=quantize)
     rows = _encoded(examples, tokenizer, settings["max_length"])
     held = _encoded(validation, tokenizer, settings["max_length"]) if validation is not None else None
     packed = "position_ids" in rows.column_names
     collator = collator or partial(collate_packed if packed else collate, pad_id=pad_id(tokenizer))
-    if not resume:  # else a later resume could take a checkpoint of another run for its own
-        _drop_checkpoints(folder)
-
-    findings: list[Finding] = []
     if guard:
         findings += before_training(rows, held, tokenizer, collator, skip)
     tuned = (
@@ -235,12 +253,13 @@ def finetune(
     if not progress and (line := notebook_line()):
         callbacks = [*callbacks, line]
     trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress,
-                                 loss, arguments)
+                                 loss, arguments, patience, last)
     torch.manual_seed(seed)
-    last = last_checkpoint(folder) if resume else None
     with _full_disk_told(folder), models.quiet(), _unpacked(tuned), stop:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finished = not stop.asked or trainer.state.global_step >= settings["steps"]  # a callback may end it early
+    if patience:
+        findings.append(best_of(trainer.state))
     # With bf16 an autocast stays around forward: the model in memory would answer otherwise than the one on disk.
     trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
     tuned.eval()
@@ -249,6 +268,7 @@ def finetune(
             findings.append(guards.frozen_stayed(tuned, frozen))
         if trainer.state.global_step > 1 and "adapter_moved" not in skip:  # in the first step the learning rate is 0
             findings.append(guards.adapter_moved(tuned, start))
+    (folder / "run.json").unlink(missing_ok=True)  # of an earlier run, whose weights are now written over
     with _full_disk_told(folder), models.quiet():
         if full:
             tuned.save_pretrained(folder / "model")
@@ -275,7 +295,7 @@ def finetune(
                 raise
             _write(run)
     if finished:
-        _drop_checkpoints(folder)
+        checkpoints.drop(folder)
     return run
 
 
@@ -459,22 +479,3 @@ def _write(run: Run) -> None:
     part = run.folder / "run.json.part"
     part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
     os.replace(part, run.folder / "run.json")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint of a run that was not finished: the Trainer writes trainer_state.json at the end."""
-    found = [p.parent for p in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(p)]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
-
-
-def _drop_checkpoints(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
