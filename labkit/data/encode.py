@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labkit.data.read import quiet
 from labkit.data.template import render
 from labkit.errors import LabError
 from labkit.models import end_of_turn
@@ -75,7 +76,8 @@ def encode(examples: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: in
     encoded = examples.select_columns(keep)
     for name, arrays in (("input_ids", ids), ("labels", labels)):  # a fingerprint of all tokens would take minutes
         column = pa.chunked_array(arrays, tokens)
-        encoded = encoded.add_column(name, column, new_fingerprint=generate_random_fingerprint())
+        with quiet():  # rows that were selected are brought in order first, with a progress bar
+            encoded = encoded.add_column(name, column, new_fingerprint=generate_random_fingerprint())
     return encoded
 
 
