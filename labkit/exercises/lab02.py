@@ -69,6 +69,102 @@ def _equal(a: list, b: list) -> bool:
 
 
 @exercise(
+    "next_token_loss",
+    lab=LAB, title="the loss of a batch", difficulty=2, minutes=8,
+    hints=(
+        "The logits at place i are a guess at token i + 1. Which place has nothing to guess, and which label no guess?",
+        "Drop the last place of the logits and the first of the labels: logits[:, :-1] and labels[:, 1:].",
+        "return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())  # it skips -100 by itself",
+    ),
+    after="transformers shifts in the same way inside the model: give it labels that are not shifted.",
+)  # fmt: skip
+def next_token_loss(answer):
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    several = torch.tensor([[3, -100, 4, 1, 6], [2, 5, -100, -100, 0]])
+    other = torch.tensor([[-100, 1, 2, 0], [1, -100, -100, 3], [-100, -100, 2, 2]])
+    g = torch.Generator().manual_seed(2)
+    for labels, vocab, size in ((several, 7, 2), (other, 5, 2), (several, 7, 200)):
+        logits = size * torch.randn(*labels.shape, vocab, generator=g)
+        where = f"for logits {tuple(logits.shape)} and labels {labels.tolist()}"
+        where += f" and logits up to {logits.abs().max():.0f}" if size == 200 else ""
+        right = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        got = _loss_of(answer, logits, labels, where, large=size == 200)
+        usual = _usual_losses(logits, labels) if size == 2 else ()
+        _judge_numbers([got], [right.item()], [where], usual)
+    logits = torch.randn(*several.shape, 7, generator=g).requires_grad_()
+    got = call(answer, logits, several, copies=False)
+    if not isinstance(got, torch.Tensor) or not got.requires_grad:
+        raise Wrong(
+            "the right number, but loss.backward() can't start from it: it has lost its link to the logits. Give the "
+            "tensor itself: no .item(), no .detach(), no float()."
+        )
+
+
+def _loss_of(answer, logits, labels, where: str, large: bool):
+    """What the answer gives, with a word more where it stops, is not one number, or large logits are too much."""
+    try:
+        got = call(answer, logits, labels)
+    except Wrong as wrong:
+        said = str(wrong.__cause__)
+        if wrong.__cause__ and "Expected target size" in said:
+            more = "cross_entropy wants the vocabulary on axis 1: flatten to (batch × seq, vocab) and (batch × seq)."
+        elif wrong.__cause__ and "-100" in said:
+            more = "-100 is no token: those places must be left out before their logits are looked up."
+        else:
+            raise
+        raise Wrong(f"{wrong} {more}") from None
+    counted = int((labels[:, 1:] != -100).sum())
+    if getattr(got, "shape", ()) not in ((), (1,)):
+        said = f"{where}: expected one number, and got {describe(got)}. Take the mean over the {counted} labels"
+        raise Wrong(f"{said} that count after the shift.")
+    if large and not math.isfinite(got):
+        said = f"{where}: got {float(got)}. exp of a large logit is infinite, and log of a tiny probability too"
+        raise Wrong(f"{said}: take log_softmax, or cross_entropy on the logits themselves.")
+    return got
+
+
+def _usual_losses(logits, labels) -> list:
+    import torch
+    from torch.nn.functional import cross_entropy, nll_loss
+
+    def ce(x, y, **options):
+        return cross_entropy(x.flatten(0, -2), y.flatten(), **options)
+
+    x, y, rows = logits[:, :-1], labels[:, 1:], len(labels)
+    total, right, clamped = ce(x, y, reduction="sum"), ce(x, y), y.clamp(min=0)
+    by_row = torch.stack([ce(a, b) for a, b in zip(x, y, strict=True)]).mean()
+    over_positions = nll_loss(x.log_softmax(1).flatten(0, 1), y.flatten())
+    every, all_labels = y.numel(), int((labels != -100).sum())
+    flat = ce(logits.flatten(0, 1)[:-1], labels.flatten()[1:])
+    said = (
+        (ce(logits, labels), "not shifted. The logits at place i guess the label at place i + 1."),
+        (ce(logits[:, 1:], labels[:, :-1]), "shifted the wrong way. Drop the last logits and the first labels."),
+        (ce(logits[:, :-2], labels[:, 2:]), "shifted by two. The guess at place i is for place i + 1."),
+        (ce(logits, labels.roll(-1, 1)), "roll carries the first label round to the last place. Leave it out."),
+        (flat, "flattened before the shift, so the end of a row guesses the start of the next. Shift first."),
+        (total, "that is the sum. Divide by how many labels count."),
+        (total / every, f"divided by all {every} places. Divide by the labels that are not -100."),
+        (total / labels.numel(), f"divided by all {labels.numel()} places. Divide by the labels that are not -100."),
+        (total / all_labels, "the labels are counted before the shift. The first of each row is never guessed."),
+        (total / rows, "divided by the number of rows. Divide by how many labels count."),
+        (by_row, "the mean of each row's mean. Every label weighs the same: one sum, one division."),
+        (ce(x, clamped), "-100 counts as if it were token 0. Leave those places out."),
+        (ce(logits, labels.clamp(min=0)), "not shifted, and -100 counts as if it were token 0."),
+        (ce(x.softmax(-1), y), "softmax twice. cross_entropy takes the logits as they are."),
+        (-right, "the sign is turned. A loss is minus the log of the probability."),
+        (right / math.log(2), "that is in bits. Take the natural logarithm."),
+        (right.exp(), "that is its exp, the perplexity."),
+        (nll_loss(x.softmax(-1).flatten(0, 1), y.flatten()), "the logarithm is missing: these are probabilities."),
+        (nll_loss(x.flatten(0, 1), y.flatten()), "those are bare logits. log_softmax makes them log-probabilities."),
+        (over_positions, "softmax over the places. The vocabulary is the last axis."),
+        (ce(x[:, -1:], y[:, -1:]), "only the last place of each row. Every label that is not -100 counts."),
+    )
+    return [([float(value)], sentence) for value, sentence in said]
+
+
+@exercise(
     "adamw_step",
     lab=LAB, title="one step of AdamW", difficulty=3, minutes=15,
     hints=(
@@ -192,87 +288,6 @@ def _usual_w(w, g, m, v, new_m, new_v, t, lr, beta1, beta2, eps, weight_decay) -
 
 
 @exercise(
-    "learning_rate_at",
-    lab=LAB, title="warm-up, then a cosine", difficulty=2, minutes=7,
-    hints=(
-        "Two pieces with an `if` between them: a straight line up to step `warmup`, and a cosine from there on.",
-        "From `warmup` on, progress goes from 0 to 1: (step - warmup) / (steps - warmup). The cosine goes from 1 to -1 "
-        "while its angle goes from 0 to pi; lift it and halve it.",
-        "if step < warmup:\n    return peak * step / warmup\n"
-        "return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))",
-    ),
-    after="AdamW's v is a poor guess in the first steps: the warm-up keeps them small until it is a better one.",
-)  # fmt: skip
-def learning_rate_at(answer):
-    for steps, warmup, peak in ((100, 20, 0.004), (30, 6, 2e-4)):
-        climb = [0, 1, warmup // 2, warmup - 1]
-        quarter = (steps - warmup) // 4
-        fall = [warmup, warmup + 1, warmup + quarter, warmup + 2 * quarter, steps - 1, steps]
-        for at, usual in ((climb, _usual_climb), (fall, _usual_fall)):
-            _judge_curve(answer, at, steps, warmup, peak, _by_sentence([usual(s, steps, warmup, peak) for s in at]))
-    try:
-        _judge_curve(answer, [0, 5, 10], 10, 0, 0.004, ())
-    except Wrong as wrong:
-        raise Wrong(f"{wrong} With warmup = 0 there is no climb: step 0 has the peak already.") from None
-
-
-def _judge_curve(answer, at: list[int], steps: int, warmup: int, peak: float, usual) -> None:
-    got = [call(answer, step, steps, warmup, peak) for step in at]
-    where = [f"for step = {step}, steps = {steps}, warmup = {warmup}, peak = {peak:g}" for step in at]
-    right = [peak * (s / warmup if s < warmup else _half_cosine((s - warmup) / (steps - warmup))) for s in at]
-    _judge_numbers(got, right, where, usual)
-
-
-def _half_cosine(progress: float) -> float:
-    """From 1 down to 0 while progress goes from 0 to 1."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _usual_climb(s: int, steps: int, warmup: int, peak: float) -> list:
-    share, late = s / warmup, _half_cosine(s / steps)
-    return [
-        (peak * (s + 1) / warmup, "one step ahead. Step 0 has a rate of 0."),
-        (peak * (s + 1) / (warmup + 1), "counted from 1. Step 0 has a rate of 0."),
-        (peak * s / (warmup - 1), "the peak comes a step early. It is reached at step `warmup`."),
-        (peak, "there is no warm-up: the rate starts at its peak."),
-        (share, "that is a share of the peak. Multiply by peak."),
-        (peak * s / steps, "the line is too flat: it has to reach the peak at step `warmup`."),
-        (peak * (1 - share), "the line falls. It climbs from 0."),
-        (peak * s, "divide by warmup: the peak is reached at step `warmup`."),
-        (peak * (1 - _half_cosine(share)), "a cosine climb. The warm-up is a straight line."),
-        (peak * late, "there is no warm-up: the cosine starts at step 0."),
-        (peak * share * late, "line times cosine. Up to step `warmup` there is the line alone, then the cosine alone."),
-        (peak * _half_cosine((s - warmup) / (steps - warmup)), "the cosine, where the line belongs."),
-        (0.0, "always 0 in the warm-up. Give peak × step / warmup."),
-    ]
-
-
-def _usual_fall(s: int, steps: int, warmup: int, peak: float) -> list:
-    gone, left, cos, pi = s - warmup, steps - warmup, math.cos, math.pi
-    x = gone / left
-    return [
-        (peak * _half_cosine(s / steps), "the cosine starts at step 0. It starts at step `warmup`, from the peak."),
-        (peak * _half_cosine(gone / steps), "it does not come down to 0 by the last step: divide by steps - warmup."),
-        (peak * _half_cosine(s / left), "the cosine is ahead: count from `warmup` on, step - warmup."),
-        (peak * _half_cosine(gone / (left - 1)), "0 is reached a step too early. It is reached at step `steps`."),
-        (peak * _half_cosine((gone + 1) / left), "the cosine is one step ahead."),
-        (peak * 0.5 * (1 + cos(x)), "pi is missing: the angle goes from 0 to pi."),
-        (peak * 0.5 * (1 + cos(180 * x)), "cos takes radians: the angle goes from 0 to pi."),
-        (peak * _half_cosine(2 * x), "a whole turn, which comes up again. Half a turn is pi."),
-        (peak * (1 - _half_cosine(x)), "upside down: it climbs. 1 + cos falls."),
-        (peak * cos(pi * x), "a bare cosine goes down to -1. Lift it by 1 and halve it."),
-        (peak * cos(pi / 2 * x), "a quarter of a turn. Here it is half a turn, lifted by 1 and halved."),
-        (peak * 2 * _half_cosine(x), "1 + cos goes up to 2: halve it."),
-        (peak * 0.5 * cos(pi * x), "lift the cosine by 1 before it is halved."),
-        (peak * (0.1 + 0.9 * _half_cosine(x)), "it ends at a tenth of the peak. Here it ends at 0."),
-        (_half_cosine(x), "that is a share of the peak. Multiply by peak."),
-        (peak * (1 - x), "a straight line down. Here it is a cosine."),
-        (peak * s / warmup, "it goes on climbing after the warm-up."),
-        (peak, "the rate stays at its peak. From there it falls to 0."),
-    ]
-
-
-@exercise(
     "clip_by_norm",
     lab=LAB, title="clip the gradients together", difficulty=2, minutes=7,
     hints=(
@@ -361,6 +376,87 @@ def _two_of(got, where: str) -> tuple:
 
 
 @exercise(
+    "learning_rate_at",
+    lab=LAB, title="warm-up, then a cosine", difficulty=2, minutes=7,
+    hints=(
+        "Two pieces with an `if` between them: a straight line up to step `warmup`, and a cosine from there on.",
+        "From `warmup` on, progress goes from 0 to 1: (step - warmup) / (steps - warmup). The cosine goes from 1 to -1 "
+        "while its angle goes from 0 to pi; lift it and halve it.",
+        "if step < warmup:\n    return peak * step / warmup\n"
+        "return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))",
+    ),
+    after="AdamW's v is a poor guess in the first steps: the warm-up keeps them small until it is a better one.",
+)  # fmt: skip
+def learning_rate_at(answer):
+    for steps, warmup, peak in ((100, 20, 0.004), (30, 6, 2e-4)):
+        climb = [0, 1, warmup // 2, warmup - 1]
+        quarter = (steps - warmup) // 4
+        fall = [warmup, warmup + 1, warmup + quarter, warmup + 2 * quarter, steps - 1, steps]
+        for at, usual in ((climb, _usual_climb), (fall, _usual_fall)):
+            _judge_curve(answer, at, steps, warmup, peak, _by_sentence([usual(s, steps, warmup, peak) for s in at]))
+    try:
+        _judge_curve(answer, [0, 5, 10], 10, 0, 0.004, ())
+    except Wrong as wrong:
+        raise Wrong(f"{wrong} With warmup = 0 there is no climb: step 0 has the peak already.") from None
+
+
+def _judge_curve(answer, at: list[int], steps: int, warmup: int, peak: float, usual) -> None:
+    got = [call(answer, step, steps, warmup, peak) for step in at]
+    where = [f"for step = {step}, steps = {steps}, warmup = {warmup}, peak = {peak:g}" for step in at]
+    right = [peak * (s / warmup if s < warmup else _half_cosine((s - warmup) / (steps - warmup))) for s in at]
+    _judge_numbers(got, right, where, usual)
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 down to 0 while progress goes from 0 to 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _usual_climb(s: int, steps: int, warmup: int, peak: float) -> list:
+    share, late = s / warmup, _half_cosine(s / steps)
+    return [
+        (peak * (s + 1) / warmup, "one step ahead. Step 0 has a rate of 0."),
+        (peak * (s + 1) / (warmup + 1), "counted from 1. Step 0 has a rate of 0."),
+        (peak * s / (warmup - 1), "the peak comes a step early. It is reached at step `warmup`."),
+        (peak, "there is no warm-up: the rate starts at its peak."),
+        (share, "that is a share of the peak. Multiply by peak."),
+        (peak * s / steps, "the line is too flat: it has to reach the peak at step `warmup`."),
+        (peak * (1 - share), "the line falls. It climbs from 0."),
+        (peak * s, "divide by warmup: the peak is reached at step `warmup`."),
+        (peak * (1 - _half_cosine(share)), "a cosine climb. The warm-up is a straight line."),
+        (peak * late, "there is no warm-up: the cosine starts at step 0."),
+        (peak * share * late, "line times cosine. Up to step `warmup` there is the line alone, then the cosine alone."),
+        (peak * _half_cosine((s - warmup) / (steps - warmup)), "the cosine, where the line belongs."),
+        (0.0, "always 0 in the warm-up. Give peak × step / warmup."),
+    ]
+
+
+def _usual_fall(s: int, steps: int, warmup: int, peak: float) -> list:
+    gone, left, cos, pi = s - warmup, steps - warmup, math.cos, math.pi
+    x = gone / left
+    return [
+        (peak * _half_cosine(s / steps), "the cosine starts at step 0. It starts at step `warmup`, from the peak."),
+        (peak * _half_cosine(gone / steps), "it does not come down to 0 by the last step: divide by steps - warmup."),
+        (peak * _half_cosine(s / left), "the cosine is ahead: count from `warmup` on, step - warmup."),
+        (peak * _half_cosine(gone / (left - 1)), "0 is reached a step too early. It is reached at step `steps`."),
+        (peak * _half_cosine((gone + 1) / left), "the cosine is one step ahead."),
+        (peak * 0.5 * (1 + cos(x)), "pi is missing: the angle goes from 0 to pi."),
+        (peak * 0.5 * (1 + cos(180 * x)), "cos takes radians: the angle goes from 0 to pi."),
+        (peak * _half_cosine(2 * x), "a whole turn, which comes up again. Half a turn is pi."),
+        (peak * (1 - _half_cosine(x)), "upside down: it climbs. 1 + cos falls."),
+        (peak * cos(pi * x), "a bare cosine goes down to -1. Lift it by 1 and halve it."),
+        (peak * cos(pi / 2 * x), "a quarter of a turn. Here it is half a turn, lifted by 1 and halved."),
+        (peak * 2 * _half_cosine(x), "1 + cos goes up to 2: halve it."),
+        (peak * 0.5 * cos(pi * x), "lift the cosine by 1 before it is halved."),
+        (peak * (0.1 + 0.9 * _half_cosine(x)), "it ends at a tenth of the peak. Here it ends at 0."),
+        (_half_cosine(x), "that is a share of the peak. Multiply by peak."),
+        (peak * (1 - x), "a straight line down. Here it is a cosine."),
+        (peak * s / warmup, "it goes on climbing after the warm-up."),
+        (peak, "the rate stays at its peak. From there it falls to 0."),
+    ]
+
+
+@exercise(
     "accumulated_loss",
     lab=LAB, title="one loss from several micro-batches", difficulty=2, minutes=5,
     hints=(
@@ -401,51 +497,6 @@ def _usual_means(losses: list, counts: list) -> list:
         (losses[0], "that is the first loss alone."),
         (max(losses), "that is the largest loss."),
         (math.exp(total / labels), "that is its exp, the perplexity. The loss itself is asked."),
-    ]
-
-
-@exercise(
-    "perplexity",
-    lab=LAB, title="from loss to perplexity", difficulty=1, minutes=4,
-    hints=(
-        "Perplexity is exp of one mean, over all labels. First find that mean.",
-        "The mean over all labels is sum(loss × count) / sum(counts); the losses are in nats, so the base is e.",
-        "mean = sum(x * n for x, n in zip(losses, counts)) / sum(counts)\nreturn math.exp(mean)",
-    ),
-    after="As unsure as between so many equally likely tokens. Compare it only where the tokenizer is the same.",
-)  # fmt: skip
-def perplexity(answer):
-    cases = ([2.0, 1.0, 3.0], [10, 30, 60]), ([0.0, 0.0], [5, 3]), ([0.5, 4.0], [90, 10])
-    got = [call(answer, *case) for case in cases]
-    where = [f"for losses = {losses}, counts = {counts}" for losses, counts in cases]
-    right = [math.exp(2.3), 1.0, math.exp(0.85)]
-    _judge_numbers(got, right, where, _by_sentence([_usual_perplexities(*case) for case in cases]))
-
-
-def _usual_perplexities(losses: list, counts: list) -> list:
-    many, labels, exp = len(losses), sum(counts), math.exp
-    total = sum(x * n for x, n in zip(losses, counts, strict=True))
-    mean = total / labels
-
-    def mean_of(f) -> float:
-        return sum(f(x) * n for x, n in zip(losses, counts, strict=True)) / labels
-
-    return [
-        (exp(sum(losses) / many), "that is exp of the mean of means. Weigh each loss by its count."),
-        (mean_of(exp), "that is the mean of exps. Take the mean first, then exp once."),
-        (sum(map(exp, losses)) / many, "that is the mean of exps, and the counts are left out."),
-        (2**mean, "2 to the power of the mean. The losses are in nats: the base is e."),
-        (10**mean, "10 to the power of the mean. The losses are in nats: the base is e."),
-        (mean_of(lambda x: 2**x), "the mean of powers of 2. Take the mean first, then exp once."),
-        (mean, "that is the mean loss. exp is missing."),
-        (sum(losses) / many, "that is the mean of means, and exp is missing."),
-        (exp(-mean), "exp of minus the mean: that is a probability. The losses have their minus already."),
-        (mean / math.log(2), "that is the mean in bits. Perplexity is exp of the mean in nats."),
-        (exp(mean) - 1, "1 less than exp: is that expm1?"),
-        (exp(sum(losses)), "exp of the sum of the losses. Take their mean, weighed by the counts."),
-        (exp(total), "exp of the sum over all labels. Divide by how many there are first."),
-        (exp(total / many), "divided by the number of batches. Divide by the number of labels."),
-        (exp(sum(losses) / labels), "the counts are missing above the line: loss × count gives each sum back."),
     ]
 
 
@@ -520,96 +571,45 @@ def early_stopping(answer):
 
 
 @exercise(
-    "next_token_loss",
-    lab=LAB, title="the loss of a batch", difficulty=2, minutes=8,
+    "perplexity",
+    lab=LAB, title="from loss to perplexity", difficulty=1, minutes=4,
     hints=(
-        "The logits at place i are a guess at token i + 1. Which place has nothing to guess, and which label no guess?",
-        "Drop the last place of the logits and the first of the labels: logits[:, :-1] and labels[:, 1:].",
-        "return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())  # it skips -100 by itself",
+        "Perplexity is exp of one mean, over all labels. First find that mean.",
+        "The mean over all labels is sum(loss × count) / sum(counts); the losses are in nats, so the base is e.",
+        "mean = sum(x * n for x, n in zip(losses, counts)) / sum(counts)\nreturn math.exp(mean)",
     ),
-    after="transformers shifts in the same way inside the model: give it labels that are not shifted.",
+    after="As unsure as between so many equally likely tokens. Compare it only where the tokenizer is the same.",
 )  # fmt: skip
-def next_token_loss(answer):
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    several = torch.tensor([[3, -100, 4, 1, 6], [2, 5, -100, -100, 0]])
-    other = torch.tensor([[-100, 1, 2, 0], [1, -100, -100, 3], [-100, -100, 2, 2]])
-    g = torch.Generator().manual_seed(2)
-    for labels, vocab, size in ((several, 7, 2), (other, 5, 2), (several, 7, 200)):
-        logits = size * torch.randn(*labels.shape, vocab, generator=g)
-        where = f"for logits {tuple(logits.shape)} and labels {labels.tolist()}"
-        where += f" and logits up to {logits.abs().max():.0f}" if size == 200 else ""
-        right = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        got = _loss_of(answer, logits, labels, where, large=size == 200)
-        usual = _usual_losses(logits, labels) if size == 2 else ()
-        _judge_numbers([got], [right.item()], [where], usual)
-    logits = torch.randn(*several.shape, 7, generator=g).requires_grad_()
-    got = call(answer, logits, several, copies=False)
-    if not isinstance(got, torch.Tensor) or not got.requires_grad:
-        raise Wrong(
-            "the right number, but loss.backward() can't start from it: it has lost its link to the logits. Give the "
-            "tensor itself: no .item(), no .detach(), no float()."
-        )
+def perplexity(answer):
+    cases = ([2.0, 1.0, 3.0], [10, 30, 60]), ([0.0, 0.0], [5, 3]), ([0.5, 4.0], [90, 10])
+    got = [call(answer, *case) for case in cases]
+    where = [f"for losses = {losses}, counts = {counts}" for losses, counts in cases]
+    right = [math.exp(2.3), 1.0, math.exp(0.85)]
+    _judge_numbers(got, right, where, _by_sentence([_usual_perplexities(*case) for case in cases]))
 
 
-def _loss_of(answer, logits, labels, where: str, large: bool):
-    """What the answer gives, with a word more where it stops, is not one number, or large logits are too much."""
-    try:
-        got = call(answer, logits, labels)
-    except Wrong as wrong:
-        said = str(wrong.__cause__)
-        if wrong.__cause__ and "Expected target size" in said:
-            more = "cross_entropy wants the vocabulary on axis 1: flatten to (batch × seq, vocab) and (batch × seq)."
-        elif wrong.__cause__ and "-100" in said:
-            more = "-100 is no token: those places must be left out before their logits are looked up."
-        else:
-            raise
-        raise Wrong(f"{wrong} {more}") from None
-    counted = int((labels[:, 1:] != -100).sum())
-    if getattr(got, "shape", ()) not in ((), (1,)):
-        said = f"{where}: expected one number, and got {describe(got)}. Take the mean over the {counted} labels"
-        raise Wrong(f"{said} that count after the shift.")
-    if large and not math.isfinite(got):
-        said = f"{where}: got {float(got)}. exp of a large logit is infinite, and log of a tiny probability too"
-        raise Wrong(f"{said}: take log_softmax, or cross_entropy on the logits themselves.")
-    return got
+def _usual_perplexities(losses: list, counts: list) -> list:
+    many, labels, exp = len(losses), sum(counts), math.exp
+    total = sum(x * n for x, n in zip(losses, counts, strict=True))
+    mean = total / labels
 
+    def mean_of(f) -> float:
+        return sum(f(x) * n for x, n in zip(losses, counts, strict=True)) / labels
 
-def _usual_losses(logits, labels) -> list:
-    import torch
-    from torch.nn.functional import cross_entropy, nll_loss
-
-    def ce(x, y, **options):
-        return cross_entropy(x.flatten(0, -2), y.flatten(), **options)
-
-    x, y, rows = logits[:, :-1], labels[:, 1:], len(labels)
-    total, right, clamped = ce(x, y, reduction="sum"), ce(x, y), y.clamp(min=0)
-    by_row = torch.stack([ce(a, b) for a, b in zip(x, y, strict=True)]).mean()
-    over_positions = nll_loss(x.log_softmax(1).flatten(0, 1), y.flatten())
-    every, all_labels = y.numel(), int((labels != -100).sum())
-    flat = ce(logits.flatten(0, 1)[:-1], labels.flatten()[1:])
-    said = (
-        (ce(logits, labels), "not shifted. The logits at place i guess the label at place i + 1."),
-        (ce(logits[:, 1:], labels[:, :-1]), "shifted the wrong way. Drop the last logits and the first labels."),
-        (ce(logits[:, :-2], labels[:, 2:]), "shifted by two. The guess at place i is for place i + 1."),
-        (ce(logits, labels.roll(-1, 1)), "roll carries the first label round to the last place. Leave it out."),
-        (flat, "flattened before the shift, so the end of a row guesses the start of the next. Shift first."),
-        (total, "that is the sum. Divide by how many labels count."),
-        (total / every, f"divided by all {every} places. Divide by the labels that are not -100."),
-        (total / labels.numel(), f"divided by all {labels.numel()} places. Divide by the labels that are not -100."),
-        (total / all_labels, "the labels are counted before the shift. The first of each row is never guessed."),
-        (total / rows, "divided by the number of rows. Divide by how many labels count."),
-        (by_row, "the mean of each row's mean. Every label weighs the same: one sum, one division."),
-        (ce(x, clamped), "-100 counts as if it were token 0. Leave those places out."),
-        (ce(logits, labels.clamp(min=0)), "not shifted, and -100 counts as if it were token 0."),
-        (ce(x.softmax(-1), y), "softmax twice. cross_entropy takes the logits as they are."),
-        (-right, "the sign is turned. A loss is minus the log of the probability."),
-        (right / math.log(2), "that is in bits. Take the natural logarithm."),
-        (right.exp(), "that is its exp, the perplexity."),
-        (nll_loss(x.softmax(-1).flatten(0, 1), y.flatten()), "the logarithm is missing: these are probabilities."),
-        (nll_loss(x.flatten(0, 1), y.flatten()), "those are bare logits. log_softmax makes them log-probabilities."),
-        (over_positions, "softmax over the places. The vocabulary is the last axis."),
-        (ce(x[:, -1:], y[:, -1:]), "only the last place of each row. Every label that is not -100 counts."),
-    )
-    return [([float(value)], sentence) for value, sentence in said]
+    return [
+        (exp(sum(losses) / many), "that is exp of the mean of means. Weigh each loss by its count."),
+        (mean_of(exp), "that is the mean of exps. Take the mean first, then exp once."),
+        (sum(map(exp, losses)) / many, "that is the mean of exps, and the counts are left out."),
+        (2**mean, "2 to the power of the mean. The losses are in nats: the base is e."),
+        (10**mean, "10 to the power of the mean. The losses are in nats: the base is e."),
+        (mean_of(lambda x: 2**x), "the mean of powers of 2. Take the mean first, then exp once."),
+        (mean, "that is the mean loss. exp is missing."),
+        (sum(losses) / many, "that is the mean of means, and exp is missing."),
+        (exp(-mean), "exp of minus the mean: that is a probability. The losses have their minus already."),
+        (mean / math.log(2), "that is the mean in bits. Perplexity is exp of the mean in nats."),
+        (exp(mean) - 1, "1 less than exp: is that expm1?"),
+        (exp(sum(losses)), "exp of the sum of the losses. Take their mean, weighed by the counts."),
+        (exp(total), "exp of the sum over all labels. Divide by how many there are first."),
+        (exp(total / many), "divided by the number of batches. Divide by the number of labels."),
+        (exp(sum(losses) / labels), "the counts are missing above the line: loss × count gives each sum back."),
+    ]
