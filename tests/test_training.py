@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from labkit import adapters, guards, models, profiles, trainer, training
+from labkit import adapters, checkpoints, guards, models, profiles, trainer, training
 from labkit.data import read, ticket_examples
 from labkit.data.encode import collate, encode, pad_id
 from labkit.errors import LabError
@@ -153,9 +153,13 @@ def test_a_run_that_begins_anew_leaves_no_checkpoint_of_another_run_to_resume_fr
 
 
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
-    for name, state in (("checkpoint-2", '{"global_step": 2}'), ("checkpoint-10", '{"global'), ("checkpoint-20", "")):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        (tmp_path / "checkpoints" / name / "trainer_state.json").write_text(state)
+    for name in ("checkpoint-2", "checkpoint-10", "checkpoint-20"):
+        place = tmp_path / "checkpoints" / name
+        place.mkdir(parents=True)
+        (place / "trainer_state.json").write_text('{"global_step": 2}')
+        if name != "checkpoint-20":
+            checkpoints.seal(place, {})
+    (tmp_path / "checkpoints" / "checkpoint-10" / "trainer_state.json").write_text('{"global')
     assert training.last_checkpoint(tmp_path).name == "checkpoint-2"
     assert training.last_checkpoint(tmp_path / "nowhere") is None
 
