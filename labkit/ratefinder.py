@@ -80,7 +80,8 @@ def rate_test(examples: Dataset, *, method: str = "full", model: str | Path | No
         rates, losses = [*rates, rate], [*losses, loss.item()]
         smoothed.append(mean / (1 - SMOOTH ** (step + 1)))  # the mean began at 0: the same correction as Adam's
         if not math.isfinite(loss.item()) or smoothed[-1] > BROKEN * min(smoothed):
-            return RateTest(rates[:-1], losses[:-1], smoothed[:-1], True)
+            keep = len(rates) if math.isfinite(smoothed[-1]) else -1
+            return RateTest(rates[:keep], losses[:keep], smoothed[:keep], True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         for group in optimizer.param_groups:

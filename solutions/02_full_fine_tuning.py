@@ -119,7 +119,8 @@ ours, m, v = loop.adamw_step(w, g, 0 * w, 0 * w, t=1, lr=0.1, weight_decay=0.0)
 theirs = torch.nn.Parameter(w.clone())
 theirs.grad = g
 torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0).step()
-table(*({"gradient": float(g[i]), "moved, by hand": float(ours[i] - w[i]), "moved, torch": float(theirs[i] - w[i])}
+moved = theirs.detach() - w
+table(*({"gradient": float(g[i]), "moved, by hand": float(ours[i] - w[i]), "moved, torch": float(moved[i])}
         for i in range(2)))
 
 # %% [markdown]
@@ -264,7 +265,8 @@ for step, numbers in enumerate(order):
         new, *means[i] = loop.adamw_step(w.detach(), g, *means[i], step + 1, rate, weight_decay=0.0)
         w.data.copy_(new)
     losses.append(loss.item())
-print(f"loss of the first batch {losses[0]:.3f}, of the last {losses[-1]:.3f} nats")
+first, last = (sum(three) / 3 for three in (losses[:3], losses[-3:]))
+print(f"mean loss of the first three batches {first:.3f}, of the last three {last:.3f} nats")
 
 # %% [markdown]
 # ### The same loop from the library
@@ -306,7 +308,7 @@ from labkit import data, plots
 from labkit.ratefinder import rate_test
 
 found = rate_test(data.ticket_task("tone").train.select(range(192)), method="full", low=1e-6, high=0.1, steps=24)
-figure, axes = plots.new(f"The loss falls up to a rate of {found.lowest:.0e}", "learning rate (log)",
+figure, axes = plots.new(f"The loss falls up to a rate of about {found.lowest:.0e}", "learning rate (log)",
                          "loss (nats per counted token)")
 axes.plot(found.rates, found.losses, ".", color=plots.COLOURS["grey"], label="a step")
 axes.plot(found.rates, found.smoothed, color=plots.COLOURS["blue"], label="running mean")
@@ -402,7 +404,7 @@ from labkit import current, data, evaluation, finetune, measured, models, runs
 from labkit.tables import table
 
 task, steps = data.ticket_task("tone"), current().steps // 2
-held = task.test.select(range(0, len(task.test), 3))  # two tickets of each family
+held = task.test.select(range(0, len(task.test), 3))  # a third, of nearly all families
 families = evaluation.groups_of(held)
 full = finetune(task.train, method="full", steps=steps, out=runs("lab02-full"), reuse=True)
 lora = finetune(task.train, steps=2 * steps // 3, learning_rate=2 * current().learning_rate, out=runs("lab02-lora"),
@@ -430,6 +432,10 @@ table(*({"": name, "trained": run.trainable, "share": f"{run.share:.1%}", "secon
                                 ("LoRA", lora, "adapter/adapter_model.safetensors"))))
 
 # %% [markdown]
+# Where nearly every step is clipped, as with few counted tokens in a batch it may be, clipping no longer catches the
+# odd one out: it gives all batches the same weight in Adam's means. That is harmless; a norm that *grows* through a
+# run is not.
+#
 # ## What it forgot
 # The base could do things before: go on with a story of its world, and read an answer out of a short note. Nobody
 # asked the training to keep that. The same kinds of text as the base has read, other ones:
@@ -640,7 +646,8 @@ table({"": "before"} | {name: str(found) for name, found in before.items()},
       {"": "change"} | {name: f"{after[name].change(before[name]):+.0%}" for name in after})
 
 # %% [markdown]
-# Look at the columns that were not read, too. For a base that had met no prose of any trade, one trade teaches much
+# Before: a perplexity above 2,048 is worse than a blind guess, since the model was sure of something else. After:
+# look at the columns that were not read, too. For a base that had met no prose of any trade, one trade teaches much
 # of the others: long sentences, brackets, sums of money. A real model knows those, and there the gap between the
 # columns is the lesson. A falling perplexity says that the manner was learnt, not that the model knows the law; and
 # it is comparable under one tokenizer only, since with other tokens it is another sum.
