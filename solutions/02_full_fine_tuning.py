@@ -14,8 +14,8 @@
 # *60 minutes. You need: Python, and to have met tensors and gradients in PyTorch. No GPU, no network, no account.*
 #
 # In full fine-tuning every weight of the model is trained. It is the oldest way, the dearest in memory, and the one
-# from which all others leave something out. The same letter as everywhere in this course, and what the model has to
-# say of it:
+# from which all others leave something out. One letter of the shop's inbox, and what the model
+# shall answer:
 
 # %%
 from labkit import data
