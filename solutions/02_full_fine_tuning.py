@@ -154,11 +154,12 @@ def clip_by_norm(grads, max_norm):
 check("clip_by_norm", clip_by_norm)
 
 # %% [markdown]
-# The gradient of the base model on eight letters, and of the same letters with the labels mixed up, as a file with
-# shifted rows would bring them. **Predict** which is longer, and whether a limit of 1 touches them.
+# The gradient of the base model on eight letters, and on the same letters with the answers that a broken export gave
+# them. **Predict** which is longer, and whether a limit of 1 touches them.
 
 # %%
 import torch
+from datasets import Dataset
 
 from labkit import data, models
 from labkit.data.encode import collate, encode, pad_id
@@ -166,13 +167,14 @@ from labkit.scratch import loop
 from labkit.tables import table
 
 model, tokenizer = models.load()
-rows = encode(data.ticket_task("tone").train.select(range(8)), tokenizer).to_list()
-batch = {name: x.to(model.device) for name, x in collate(rows, pad_id(tokenizer)).items()}
+few = data.ticket_task("tone").train.select(range(8)).to_list()
+broken = [row | {"completion": "NULL;;0"} for row in few]
 found = []
-for name, labels in (("as they are", batch["labels"]), ("labels mixed up", batch["labels"].roll(1, 0))):
-    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    grads = torch.autograd.grad(loop.next_token_loss(logits, labels), list(model.parameters()))
-    clipped, norm = loop.clip_by_norm(grads, 1.0)
+for name, rows in (("as they are", few), ("a broken export", broken)):
+    batch = collate(encode(Dataset.from_list(rows), tokenizer).to_list(), pad_id(tokenizer))
+    ids, mask, labels = (batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels"))
+    loss = loop.next_token_loss(model(ids, attention_mask=mask).logits, labels)
+    clipped, norm = loop.clip_by_norm(torch.autograd.grad(loss, list(model.parameters())), 1.0)
     found.append({"batch": name, "norm": float(norm), "after clipping": float(loop.clip_by_norm(clipped, 1.0)[1])})
 table(*found)
 
@@ -596,8 +598,8 @@ print("the same bytes as the run that nobody stopped:", digest(mended) == digest
 # counts. The measure is perplexity, exp of the mean loss: as unsure as between so many equally likely tokens.
 #
 # ### Exercise 2.7 · from loss to perplexity · difficulty 1 · 4 minutes
-# `losses` and `counts` are as before, the losses in nats (the logarithm is the natural one), every count above 0.
-# Give the perplexity: exp of the mean loss over all labels.
+# `losses` and `counts` are as in exercise 2.5, the losses in nats (the logarithm is the natural one), every count
+# above 0. Give the perplexity: exp of the mean loss over all labels.
 
 # %%
 import math
