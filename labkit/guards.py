@@ -322,6 +322,14 @@ def finite(step: int, loss: float, learning_rate: float, peak: float | None = No
                       todo=_slower(peak or learning_rate))
 
 
+def finite_weights(model: torch.nn.Module, step: int, learning_rate: float, peak: float | None = None) -> None:
+    """Refuses trainable weights that are no numbers: the loss tells only in the step after. The rest as in `finite`."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not bool(weight.isfinite().all()):
+            raise Tripped("finite_weights", f"step {step}: the weights of {name} are no numbers any more, after "
+                          f"{_rate(learning_rate, peak)}", todo=_slower(peak or learning_rate))
+
+
 def no_explosion(step: int, loss: float, lowest: float, learning_rate: float, peak: float | None = None,
                  vocabulary: int | None = None) -> None:
     """Refuses to go on where the loss has become a multiple of what it was, and worse than a blind guess.

@@ -101,8 +101,9 @@ def make_trainer(
             return (value, {"loss": value}) if return_outputs else value
 
         def _save_checkpoint(self, model, trial):
-            guards.finite(self.state.global_step, float(self._tr_loss), self._get_learning_rate(),
-                          self.args.learning_rate)  # of the steps since the last log: no checkpoint of broken weights
+            rates = self._get_learning_rate(), self.args.learning_rate
+            guards.finite(self.state.global_step, float(self._tr_loss), *rates)  # of the steps since the last log
+            guards.finite_weights(self.model, self.state.global_step, *rates)
             place = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             if self.args.should_save:
                 checkpoints.unseal(place)
