@@ -34,7 +34,7 @@ def main() -> None:
             said = evaluation.classify(*run.loaded, task.test["prompt"], task.labels)
         judged[f"full, seed {seed}"] = str(evaluation.accuracy(task.test["label"], said, families))
         print(seed, judged[f"full, seed {seed}"], f"{run.seconds:.0f} s", flush=True)
-    OUT.write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+        OUT.write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
