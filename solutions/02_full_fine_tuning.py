@@ -405,7 +405,7 @@ table(*({"step": a["step"], "16 at once": a["loss"], "4 times 4": b["loss"]} for
 from labkit import current, data, evaluation, finetune, measured, models, runs
 from labkit.tables import table
 
-task, steps = data.ticket_task("tone"), current().steps // 2
+task, steps = data.ticket_task("tone"), current().steps * 2 // 5
 held = task.test.select(range(0, len(task.test), 3))  # a third, of nearly all families
 families = evaluation.groups_of(held)
 full = finetune(task.train, method="full", steps=steps, out=runs("lab02-full"), reuse=True)
@@ -446,7 +446,7 @@ table(*({"": name, "trained": run.trainable, "share": f"{run.share:.1%}", "secon
 from labkit import current, data, evaluation, finetune, measured, models, runs, texts
 from labkit.tables import table
 
-stories, questions = data.read("general/texts")["text"][::2], data.read("general/questions").select(range(60))
+stories, questions = data.read("general/texts")["text"][::2], data.read("general/questions").select(range(48))
 print(stories[0], "\n")
 print(questions[0]["prompt"], "\n->", questions[0]["completion"])
 
@@ -454,7 +454,7 @@ print(questions[0]["prompt"], "\n->", questions[0]["completion"])
 # **Predict** for each: does the perplexity of the stories rise, and how many of the questions are still answered?
 
 # %%
-task, steps = data.ticket_task("tone"), current().steps // 2
+task, steps = data.ticket_task("tone"), current().steps * 2 // 5
 full = finetune(task.train, method="full", steps=steps, out=runs("lab02-full"), reuse=True)
 lora = finetune(task.train, steps=2 * steps // 3, learning_rate=2 * current().learning_rate, out=runs("lab02-lora"),
                 reuse=True)
@@ -482,7 +482,7 @@ table(*found.values())
 from labkit import data, finetune, plots, runs
 
 task = data.ticket_task("tone")
-few, watched = task.train.select(range(24)), task.validation.select(range(0, len(task.validation), 8))
+few, watched = task.train.select(range(24)), task.validation.select(range(0, len(task.validation), 12))
 options = {"method": "full", "steps": 32, "batch_size": 8, "evaluate_every": 4, "seed": 0, "guard": False}
 over = finetune(few, watched, out=runs("lab02-over"), **options)
 held = [point for point in over.curve if "validation_loss" in point]
@@ -664,7 +664,7 @@ from labkit.tables import table
 
 train, test = (data.read(f"handbook/{split}") for split in ("train", "test"))
 learn, asked = (data.examples(rows, data.recognise(train)) for rows in (train, test))
-tuned = finetune(learn, method="full", steps=48, out=runs("lab02-handbook"))
+tuned = finetune(learn, method="full", steps=40, out=runs("lab02-handbook"))
 asked = asked.select(range(0, len(asked), 3))
 found, said = [], {}
 for name, pair in (("base model", models.load()), ("tuned", tuned.loaded)):
