@@ -17,7 +17,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from labkit.scratch import metrics as by_hand
 
 MANY, FEWER = (settings(max_examples=n, deadline=None, database=None, derandomize=True,
-                        suppress_health_check=list(HealthCheck)) for n in (1000, 300))  # scikit-learn takes its time
+                        suppress_health_check=list(HealthCheck)) for n in (1000, 300))  # what is slow, or simple
 CLOSE = dict(rel=0, abs=1e-9)
 WORDS = st.lists(st.sampled_from(["the", "rope", "The", "ROPE", "is", "12.5", "1,000", "re-use", "don't", "no.",
                                   "-", "&", "&amp;", "žeň", "雪", "🙂", "(ok)", "a", "a"]), max_size=12).map(" ".join)
@@ -96,7 +96,7 @@ def test_entity_f1_and_exact_match_are_scikit_learns(records, texts):
     assert by_hand.exact_match(a, b) == pytest.approx(sk.accuracy_score(a, b), **CLOSE)
 
 
-@MANY
+@FEWER
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30), st.integers(1, 15))
 def test_bins_of_calibration_hold_every_row_once_and_agree_with_numpy(rows, bins):
     confidence, right = map(list, zip(*rows, strict=True))
@@ -108,7 +108,7 @@ def test_bins_of_calibration_hold_every_row_once_and_agree_with_numpy(rows, bins
     assert by_hand.calibration_error(confidence, right, bins) == pytest.approx(sum(gaps), **CLOSE)
 
 
-@MANY
+@FEWER
 @given(st.lists(st.floats(-12, 0), min_size=1, max_size=40), st.text(min_size=1, max_size=20))
 def test_perplexity_is_exp_of_torchs_mean_loss_and_bits_per_byte_is_its_logarithm(values, text):
     assert by_hand.perplexity(values) == pytest.approx(math.exp(-np.mean(values)), rel=1e-9)
@@ -121,7 +121,7 @@ def test_perplexity_is_exp_of_torchs_mean_loss_and_bits_per_byte_is_its_logarith
             by_hand.bits_per_byte(values, text), abs=1e-9)
 
 
-@MANY
+@FEWER
 @given(st.integers(1, 60), st.integers(1, 20), st.data())
 def test_windows_count_every_token_once_and_are_never_wider_than_asked(length, width, data):
     stride = data.draw(st.integers(1, width))
