@@ -267,8 +267,7 @@ for step, numbers in enumerate(order):
         new, *means[i] = loop.adamw_step(w.detach(), g, *means[i], step + 1, rate, weight_decay=0.0)
         w.data.copy_(new)
     losses.append(loss.item())
-first, last = (sum(three) / 3 for three in (losses[:3], losses[-3:]))
-print(f"mean loss of the first three batches {first:.3f}, of the last three {last:.3f} nats")
+print(f"mean loss of the first three batches {sum(losses[:3]) / 3:.2f}, of the last three {sum(losses[-3:]) / 3:.2f}")
 
 # %% [markdown]
 # ### The same loop from the library
