@@ -1,0 +1,639 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 01 · Data preparation: rows that deserve training on
+# **You will** read a file without guessing, find what is wrong with it, mend it, and turn what is left into tokens, of
+# which you know which count. Then you will measure what all of that was worth.
+#
+# *60 minutes. You need: Python. No GPU, no network, no account.*
+#
+# Tatra Trail has exported its letters from the old system. Somebody wants to train on the file this afternoon. Here are
+# five of its rows. **Predict**: in how many rows of a hundred is something wrong?
+
+# %%
+from labkit import data
+from labkit.tables import table
+
+export, held = data.read("messy_tickets/export", columns=()), data.read("messy_tickets/test")
+table(*({"line": row["line"], "label": row["label"], "text": row["text"][:90]} for row in export.select(range(40, 45))))
+
+# %%
+prediction = ...  # a number between 0 and 100
+
+# %% [markdown]
+# ## One reader for every format
+# Files come as JSON, JSONL, CSV, TSV or Parquet. `data.read` gives the same records from each, with the line that a
+# record stood in, so that whatever is said about it later can be found again.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from labkit import LabError, data
+from labkit.tables import table
+
+folder = Path(tempfile.mkdtemp())
+rows = pd.DataFrame({"text": ["Where is it?", "Grüße!", "Money back."], "label": ["neutral", "joy", "anger"]})
+rows.to_json(folder / "rows.json", orient="records")
+rows.to_json(folder / "rows.jsonl", orient="records", lines=True)
+rows.to_csv(folder / "rows.csv", index=False)
+rows.to_csv(folder / "rows.tsv", index=False, sep="\t")
+rows.to_parquet(folder / "rows.parquet", index=False)
+table(*({"file": file.name, "rows": len(data.read(file)), "second text": data.read(file)[1]["text"]}
+        for file in sorted(folder.iterdir())))
+
+# %% [markdown]
+# It refuses what it would have to guess. Windows-1252 and UTF-8 write ü as other bytes, and a reader that picks one in
+# silence is how half of all broken letters come about:
+
+# %%
+(folder / "old.csv").write_bytes(rows.to_csv(index=False).encode("cp1252"))
+try:
+    data.read(folder / "old.csv")
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# A row that cannot be read stops it too, unless you give it a list to put such rows into. None disappears unnamed:
+
+# %%
+(folder / "cut.jsonl").write_text('{"text": "Where is it?", "label": "neutral"}\n{"text": "Money ba\n')
+left_out = []
+kept = data.read(folder / "cut.jsonl", left_out=left_out)
+print(len(kept), "row kept;", left_out)
+
+# %% [markdown]
+# ### Exercise 1.1 · undo a wrong encoding · difficulty 2 · 6 minutes
+# In the export stands `MÃ¼nchen`: bytes that were UTF-8 and were read as Windows-1252 (`cp1252`). Write
+# `mend_mojibake`: give the text as it was. A text that is sound comes back unchanged.
+
+# %%
+from labkit import check, hint, solution
+
+
+def mend_mojibake(text):
+    ### BEGIN SOLUTION
+    try:
+        return text.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return text
+    ### END SOLUTION
+
+
+check("mend_mojibake", mend_mojibake)
+
+# %% [markdown]
+# ## What is wrong with the export
+# Texts that are there twice are the commonest fault, and the most flattering one when the second is in the test. Equal
+# texts are easy to find. Two that differ in a word need a measure of how much they share.
+#
+# ### Exercise 1.2 · how much two texts share · difficulty 1 · 5 minutes
+# Write the Jaccard similarity of two texts: of all the different word n-grams in either, the share that is in both. A
+# gram is n words in a row, in small letters; a text of fewer than n words is one gram.
+
+# %%
+from labkit import check
+
+
+def jaccard(a, b, n=2):
+    ### BEGIN SOLUTION
+    def grams(text):
+        words = text.lower().split()
+        return {tuple(words[i : i + n]) for i in range(max(len(words) - n + 1, 1))}
+
+    return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+    ### END SOLUTION
+
+
+check("jaccard", jaccard)
+
+# %% [markdown]
+# ### Exercise 1.3 · test texts that stand in train · difficulty 1 · 4 minutes
+# `train` and `test` are lists of texts. Give the positions in `test` of the texts that are in `train` too, whatever
+# their case and spacing.
+
+# %%
+def leaked(train, test):
+    ### BEGIN SOLUTION
+    def key(text):
+        return " ".join(text.lower().split())
+
+    seen = {key(text) for text in train}
+    return [i for i, text in enumerate(test) if key(text) in seen]
+    ### END SOLUTION
+
+
+check("leaked", leaked)
+
+# %% [markdown]
+# ### Exercise 1.4 · mask e-mail addresses · difficulty 2 · 7 minutes
+# What a model has read it can repeat to a stranger. Put `[email]` in the place of every address, and leave the rest of
+# the text as it is.
+
+# %%
+import re
+
+
+def mask_emails(text):
+    ### BEGIN SOLUTION
+    return re.sub(r"[\w.+-]+@[\w-]+(\.[\w-]+)+", "[email]", text)
+    ### END SOLUTION
+
+
+check("mask_emails", mask_emails)
+
+# %% [markdown]
+# `data.inspect` looks for all of this and more, with libraries that do each well: MinHash for near duplicates (your
+# Jaccard, estimated without comparing every pair), ftfy for broken letters. It changes nothing. **Predict** which of
+# its findings is the largest.
+
+# %%
+import json
+
+from labkit import data, models
+from labkit.profiles import COURSE
+from labkit.tables import table
+
+export, held = data.read("messy_tickets/export", columns=()), data.read("messy_tickets/test")
+key = json.loads((COURSE / "data" / "messy_tickets" / "key.json").read_text(encoding="utf-8"))
+_, tokenizer = models.load("tiny")
+report = data.inspect({"train": export, "test": held}, labels=key["labels"], names=key["names"],
+                      tokenizer=tokenizer, max_tokens=key["max_tokens"])
+report
+
+# %% [markdown]
+# Every finding names its rows, or it could not be acted on. Three letters that stand there twice, nearly:
+
+# %%
+for pair in report.finding("near duplicate", "train").notes[:3]:
+    print(pair)
+
+# %% [markdown]
+# The faults were planted, and each one is recorded in a key. So the report itself can be marked, like any classifier:
+# **precision**, how much of what it found is a fault; **recall**, how many of the faults it found.
+
+# %%
+planted = {(fault["kind"], fault["row"]) for fault in key["faults"]}
+found = {(finding.kind, row) for finding in report.findings if finding.split == "train" for row in finding.rows}
+found = {pair for pair in found if pair[0] in key["counts"]}
+table(planted=len(planted), found=len(found), precision=len(found & planted) / len(found),
+      recall=len(found & planted) / len(planted))
+
+# %% [markdown]
+# On real exports it will be less than 1 on both: a label that is plainly wrong looks like any other. What the report
+# gives you there is the rows to read.
+#
+# `data.clean` acts on it: mends, masks, drops, and keeps a log of every row that it touched.
+
+# %%
+cleaned, log = data.clean({"train": export, "test": held}, report)
+log
+
+# %% [markdown]
+# ## From a record to what the model sees
+# A record has columns; a model sees text. Between them stands a template.
+#
+# ### Exercise 1.5 · fill a template · difficulty 1 · 6 minutes
+# Put the value of each `{field}` of the template in its place. A field that the record lacks is a `KeyError` that names
+# it. Braces inside a value are only text.
+
+# %%
+from labkit import check
+
+
+def fill_template(template, record):
+    ### BEGIN SOLUTION
+    return template.format_map(record)
+    ### END SOLUTION
+
+
+check("fill_template", fill_template)
+
+# %% [markdown]
+# A typing mistake in a template would be a hole in a thousand prompts. `data.fill` says which field it is, and what you
+# may have meant:
+
+# %%
+from labkit import LabError, data, models
+
+ticket = data.read("tickets/train")[9]
+try:
+    data.fill("Which tone has this ticket?\n\n{txt}", ticket)
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# Files come in four forms: text and label, question and answer (`{"input", "output"}`), prompt and completion, and
+# chats (`messages`). All become the same two columns, `prompt` and `completion`; and every model has a *chat template*
+# that wraps them. What the model is really given:
+
+# %%
+_, tokenizer = models.load()
+task = data.ticket_task("tone")
+print(data.render(tokenizer, task.train[0]["prompt"]))
+
+# %% [markdown]
+# The marks are the model's own, from its training. Another template, a second beginning-of-text token, a space too
+# many: the model still answers, worse, and nothing says why. Hence one function, `render`, for training and serving.
+#
+# ## Which tokens count
+# The loss is taken over labels, and a label of -100 is left out. Only the answer and its end may count: else the model
+# spends its few steps on learning to write letters.
+#
+# ### Exercise 1.6 · which tokens count · difficulty 1 · 5 minutes
+# Give `(input_ids, labels)` for one row: prompt, answer and end, with the prompt masked.
+
+# %%
+from labkit import check
+
+
+def mask_prompt(prompt_ids, answer_ids, end):
+    ### BEGIN SOLUTION
+    return prompt_ids + answer_ids + [end], [-100] * len(prompt_ids) + answer_ids + [end]
+    ### END SOLUTION
+
+
+check("mask_prompt", mask_prompt)
+
+# %% [markdown]
+# ### Exercise 1.7 · rows of one length · difficulty 2 · 8 minutes
+# A batch is a rectangle. `rows` are pairs (input_ids, labels). Pad all on the right, up to the longest, and give
+# `{"input_ids", "attention_mask", "labels"}`, each a list of lists. No padding may count, or be looked at.
+
+# %%
+def pad_batch(rows, pad):
+    ### BEGIN SOLUTION
+    width = max(len(ids) for ids, _ in rows)
+    batch = {"input_ids": [], "attention_mask": [], "labels": []}
+    for ids, labels in rows:
+        gap = width - len(ids)
+        batch["input_ids"].append(ids + [pad] * gap)
+        batch["attention_mask"].append([1] * len(ids) + [0] * gap)
+        batch["labels"].append(labels + [-100] * gap)
+    return batch
+    ### END SOLUTION
+
+
+check("pad_batch", pad_batch)
+
+# %% [markdown]
+# One real row, as the course encodes it. Grey tokens are read only; the underlined ones count. **Predict** how many do.
+
+# %%
+from labkit import data, models
+from labkit.data.encode import encode
+from labkit.widgets.tokens import TokenView
+
+_, tokenizer = models.load()
+task = data.ticket_task("tone")
+encoded = encode(task.train.select(range(64)), tokenizer)
+TokenView(tokenizer, encoded[0])
+
+# %% [markdown]
+# Few of a hundred, and the last of them is the end of turn. If that one were masked the model would never learn to
+# stop, and the loss curve would look the same.
+#
+# ## Failures that print nothing
+# Here are four ways to spoil encoded rows that people really have met. Each trains without a word, and its curve falls.
+# **Predict** which costs most.
+
+# %%
+from labkit import data, models
+from labkit.data.encode import encode, encode_completion
+
+_, tokenizer = models.load()
+task = data.ticket_task("intent")
+sound = encode(task.train, tokenizer)
+
+
+def without_template(row):
+    asked = tokenizer(row["prompt"])["input_ids"]
+    answer = encode_completion(tokenizer, row["completion"])
+    return {"input_ids": asked + answer, "labels": [-100] * len(asked) + answer}
+
+
+spoilt = {
+    "sound": sound,
+    "the prompt counts too": sound.map(lambda row: {"labels": row["input_ids"]}),
+    "the end is masked": sound.map(lambda row: {"labels": row["labels"][:-1] + [-100]}),
+    "only the end counts": sound.map(lambda row: {"labels": [-100] * (len(row["labels"]) - 1) + row["labels"][-1:]}),
+    "trained without the template": sound.map(without_template),
+}
+
+# %% [markdown]
+# All get the same steps, with the tripwires off. An answer is right if the model writes the team's name and stops. The
+# tickets are of families that no training has seen.
+
+# %%
+from labkit import evaluation, finetune, runs
+from labkit.tables import table
+
+held = task.validation.select(range(0, len(task.validation), 2))
+
+
+def cost(rows):
+    run = finetune(rows, steps=60, batch_size=8, guard=False, out=runs("lab01-spoilt"))
+    said = evaluation.generate(*run.loaded, held["prompt"], max_new_tokens=6)
+    right = evaluation.accuracy(held["label"], said, evaluation.groups_of(held))
+    return {"loss at the end": run.curve[-1]["loss"], "right answers": str(right), "first answer": said[0]}
+
+
+table(*({"rows": name, **cost(rows)} for name, rows in spoilt.items()))
+
+# %% [markdown]
+# The lowest loss is not the best model: a loss says how well the *counted* tokens are guessed, and each of these counts
+# others. Now the same rows with the tripwires on, as `finetune` has them unless you turn them off:
+
+# %%
+from labkit import LabError
+
+for name, rows in spoilt.items():
+    try:
+        finetune(rows, steps=2, out=runs("lab01-spoilt"))
+        print(f"{name}: no objection\n")
+    except LabError as error:
+        print(f"{name}: {error}\n")
+
+# %% [markdown]
+# ## A split that keeps families together
+# Tickets of one family are one letter with other names in it. So are the reports of one patient, the photos of one
+# street, the mails of one thread. What belongs together must land on one side.
+#
+# ### Exercise 1.8 · a test part of whole groups · difficulty 2 · 8 minutes
+# `groups` names each row's group. Give the sorted row numbers of a test part: whole groups, drawn by `seed`, one after
+# the other until the part has at least `share` of all rows.
+
+# %%
+from labkit import check
+
+
+def split_by_group(groups, share, seed):
+    ### BEGIN SOLUTION
+    import random
+
+    names = sorted(set(groups))
+    random.Random(seed).shuffle(names)
+    test = []
+    for name in names:
+        if len(test) < share * len(groups):
+            test += [row for row, group in enumerate(groups) if group == name]
+    return sorted(test)
+    ### END SOLUTION
+
+
+check("split_by_group", split_by_group)
+
+# %% [markdown]
+# `data.split` does it for three parts, and keeps the share of every label alike (`stratify`). Both at once:
+
+# %%
+from labkit import data
+from labkit.tables import table
+
+tickets = data.ticket_examples(data.read("tickets/train"), "tone")
+by_family = data.split(tickets, by="family", stratify="label")
+table(*({name: f"{share:.1%}" if name != "label" else share for name, share in row.items()}
+        for row in data.label_shares(by_family, "label")))
+
+# %% [markdown]
+# **Predict**: the same rows, split at random. Does the test score rise or fall, and by how much? Each model is scored
+# on its own test part.
+
+# %%
+from labkit.search import trial
+
+labels = data.LABELS["tone"]
+at_random = data.split(tickets, stratify="label")
+for_score = {"by family": by_family, "at random": at_random}
+tries = {name: trial(parts["train"], parts["test"], labels, steps=60) for name, parts in for_score.items()}
+table(*({"split": name, "test rows": len(parts["test"]), "accuracy": str(tries[name].accuracy)}
+        for name, parts in for_score.items()))
+
+# %% [markdown]
+# Nothing became better: the same model, on the same kind of letters. The random split asks for letters that training
+# has seen with another name in them, and the score flatters. On the day that a customer writes a *new* letter, the
+# lower figure is the true one. Keep both; at the end they stand beside those of a real model.
+
+# %%
+from labkit import measured
+
+measured.note("01_data_preparation", test_rows_by_family=len(by_family["test"]),
+              **{f"accuracy_{name.replace(' ', '_')}": t.accuracy for name, t in tries.items()})
+
+# %% [markdown]
+# ## More rows from few
+# Say that the shop has only begun to note *fear*: a tenth of the rows it has of the others. Three honest ways to make
+# more of them, each from training rows only:
+
+# %%
+import random
+
+from datasets import Dataset
+
+from labkit import data, evaluation, finetune, runs
+from labkit.tables import table
+
+tickets, rng = data.read("tickets/train"), random.Random(0)
+rare = [t for t in tickets if t["tone"] == "fear"][::10]
+others = [t for t in tickets if t["tone"] != "fear"]
+
+
+def noise(ticket):  # one word in ten is left out
+    words = [word for word in ticket["text"].split() if rng.random() > 0.1]
+    return ticket | {"text": " ".join(words)}
+
+
+def paraphrase(ticket):  # the letter in another frame
+    frame = rng.choice(["Hello, {}", "{} Thank you.", "Dear team, {} Regards", "I am writing again. {}"])
+    return ticket | {"text": frame.format(ticket["text"])}
+
+
+# %%
+def back_fill(ticket):  # another product, order, place and date in the same letter
+    text, donor = ticket["text"], rng.choice(others)["entities"]
+    for field, value in ticket["entities"].items():
+        if value and donor[field]:
+            text = text.replace(value, donor[field])
+    return ticket | {"text": text}
+
+
+# %% [markdown]
+# **Predict**: which one finds most of the fearful tickets, in families that are new? Copying the rare rows is the
+# fourth way, and costs nothing.
+
+# %%
+task = data.ticket_task("tone")
+held = task.test.filter(lambda row: row["label"] == "fear" or row["id"].endswith("5"))
+fearful = [i for i, label in enumerate(held["label"]) if label == "fear"]
+
+
+def tried(more):
+    rows = data.ticket_examples(Dataset.from_list(others + rare + more), "tone")
+    run = finetune(rows, steps=60, batch_size=8, out=runs("lab01-rare"))
+    said = evaluation.classify(*run.loaded, held["prompt"], task.labels)
+    families = [held[i]["family"] for i in fearful]
+    found = evaluation.accuracy(["fear"] * len(fearful), [said[i] for i in fearful], families)
+    return {"recall of fear": str(found), "false alarms": said.count("fear") - round(found.value * len(fearful))}
+
+
+# %%
+ways = {"copies": dict, "word noise": noise, "other frames": paraphrase, "back-fill": back_fill}
+made = {"none": []} | {name: [way(t) for t in rng.choices(rare, k=9 * len(rare))] for name, way in ways.items()}
+table(*({"rows made": name, "how many": len(more), **tried(more)} for name, more in made.items()),
+      caption=f"{len(fearful)} fearful tickets of new families, {len(held) - len(fearful)} others")
+
+# %% [markdown]
+# Read the intervals before you choose. What all of the last four do is show the class as often as the others; whether
+# the kind of change adds to that is what the intervals have to say.
+#
+# ## Quality over quantity
+# A row costs money, and a right label costs more. **Predict**: what do you take, 160 rows with right labels, or 640 of
+# which three in ten are wrong?
+
+# %%
+import random
+
+from labkit import data, plots
+from labkit.search import trial
+
+task, rng = data.ticket_task("intent"), random.Random(0)
+
+
+def spoil(row):
+    label = rng.choice(task.labels) if rng.random() < 0.3 else row["completion"]
+    return {"completion": label}
+
+
+sizes, lines = (40, 160, 640), {}
+for name, rows in {"right labels": task.train, "three in ten at random": task.train.map(spoil)}.items():
+    lines[name] = [trial(rows.select(range(n)), task.validation, task.labels, steps=60).accuracy for n in sizes]
+
+# %%
+figure, axes = plots.new("Rows and right labels", "training rows", "accuracy (%), with 95 % interval")
+for (name, scores), colour in zip(lines.items(), ("blue", "orange")):
+    values = [100 * s.value for s in scores]
+    reach = [[100 * (s.value - s.low) for s in scores], [100 * (s.high - s.value) for s in scores]]
+    axes.errorbar(sizes, values, yerr=reach, marker="o", capsize=3, color=plots.COLOURS[colour], label=name)
+axes.set_xscale("log")
+axes.set_xticks(sizes, map(str, sizes))
+axes.set_ylim(0, 100)
+axes.legend(frameon=False)
+plots.show(figure, alt="; ".join(f"{name}: {', '.join(map(str, scores))}" for name, scores in lines.items()))
+
+# %% [markdown]
+# ## Packing: pay for tokens, not for padding
+# A batch is as wide as its longest row, and whatever is not text is computed all the same.
+#
+# ### Exercise 1.9 · pack rows together · difficulty 3 · 10 minutes
+# Put rows into packs of at most `room` tokens, by *first-fit decreasing*: the longest first (of equal ones the first),
+# each into the first pack that has room for it. Give the packs as lists of row numbers.
+
+# %%
+from labkit import check
+
+
+def first_fit(lengths, room):
+    ### BEGIN SOLUTION
+    packs = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        for members in packs:
+            if sum(lengths[j] for j in members) + lengths[i] <= room:
+                members.append(i)
+                break
+        else:
+            packs.append([i])
+    return packs
+    ### END SOLUTION
+
+
+check("first_fit", first_fit)
+
+# %% [markdown]
+# `labkit.data.encode.pack` does this to real rows. Its packs carry positions that begin at 0 with each row, and a mask
+# by which no row sees its neighbours. **Predict** the share of real tokens before and after.
+
+# %%
+from labkit import data, models
+from labkit.data.encode import collate, collate_packed, encode, pack, pad_id, token_efficiency
+from labkit.tables import table
+
+model, tokenizer = models.load()
+rows = encode(data.ticket_task("reply").train.select(range(256)), tokenizer)
+packs = pack(rows, 1024)
+table({"": "padded", "rows": len(rows), "real tokens": f"{token_efficiency(rows, 16):.1%}"},
+      {"": "packed", "rows": len(packs), "real tokens": f"{token_efficiency(packs, 2):.1%}"})
+
+# %% [markdown]
+# Fewer, fuller rows must not change what is learnt. The loss of the same 256 rows, and how fast each way gets through
+# them:
+
+# %%
+import time
+
+from labkit.trainer import sparse_loss
+
+
+def once(rows, collator, size):
+    total = counted = 0
+    started = time.perf_counter()
+    for start in range(0, len(rows), size):
+        batch = collator([rows[i] for i in range(start, min(start + size, len(rows)))], pad_id(tokenizer))
+        n = int((batch["labels"][:, 1:] != -100).sum())
+        loss = sparse_loss(model, {k: v.to(model.device) for k, v in batch.items()})
+        loss.backward()
+        total, counted = total + n * float(loss), counted + n
+    tokens = sum(map(len, rows["input_ids"]))
+    return {"loss (nats)": round(total / counted, 4), "tokens a second": int(tokens / (time.perf_counter() - started))}
+
+
+table({"": "padded", **once(rows, collate, 16)}, {"": "packed", **once(packs, collate_packed, 2)})
+
+# %% [markdown]
+# The same loss to the last rounding. What packing gains in time depends on how uneven the rows are, and on what a long
+# row costs in attention: measure it, as here, on your own rows.
+#
+# ## On a real model
+# What this lab measured on SmolLM2, beside your own figures:
+
+# %%
+from labkit import measured
+
+measured.beside("01_data_preparation")
+
+# %% [markdown]
+# ## The same by command line
+# `labkit inspect FILE` prints this report for any file, and `--html` writes it as a page. `labkit finetune FILE` does
+# the reading, the splitting and the tripwires by itself.
+#
+# ## What you can do now
+# You can say of a file what is wrong with it and in which rows, mend it, and know which of its tokens a model learns.
+#
+# **Quiz.** Answer each in your head, then open it.
+#
+# <details><summary>1. A colleague's model scores 99 % on a random split. What do you ask first?</summary>
+# What belongs together in this data, and whether it was kept together: by family, patient, thread, author, day.
+# </details>
+#
+# <details><summary>2. Why may the attention mask not be made by comparing ids with the pad id?</summary>
+# Because pad may be a real token too. In SmolLM2 it is the end of turn: masked by id, the model never learns to stop.
+# </details>
+#
+# <details><summary>3. You mask names in the training file. Is the data anonymous now?</summary>
+# No. Masking by pattern and list finds what has a form. A person can be known by a story, a place and a date; what is
+# left has to be read.
+# </details>
+#
+# **Next:** lab 02 trains all of a model's weights on rows like these. How far you are:
+
+# %%
+from labkit import progress
+
+progress("01")
