@@ -246,6 +246,20 @@ def test_texts_in_another_language_than_most_are_named_with_it():
     assert report.language == "en" and [n["language"] for n in report.finding("other language").notes] == ["de", "pl"]
 
 
+def test_few_short_texts_are_not_said_to_be_in_the_language_of_the_one_that_can_be_told():
+    short = ["where is my tent", "the tent pole broke", "Money back please", "thanks", "my boots came unglued", "a stove"]
+    report = inspect(table([*short, FOREIGN[1]], ["joy", "anger", "joy", "anger", "joy", "anger", "joy"]))
+    assert report.language == "" and "other language" not in report.counts
+    assert "too short to tell" in str(report) and "too short to tell" in report.page()
+
+
+def test_twenty_texts_that_can_be_told_are_enough_however_many_short_ones_there_are():
+    texts = [*(f"Letter {i}: {text}" for i in range(4) for text in LETTERS), *(f"order {i}" for i in range(200)),
+             FOREIGN[1]]
+    most, other = in_texts.odd_languages(texts)
+    assert most == "en" and list(other) == [len(texts) - 1]
+
+
 def test_a_text_in_another_language_is_found_among_so_many_that_not_all_are_asked(monkeypatch):
     monkeypatch.setattr(in_texts, "SAMPLE", 50)
     texts = read("tickets")["text"][:400]

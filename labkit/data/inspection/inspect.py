@@ -84,7 +84,8 @@ def inspect(
         remarks.append("No column of labels was named: labels were not looked at.")
     _look_at_labels(parts, known, answers, labels is not None, found, remarks)
     _look_at_texts(parts, wanted, found)
-    language = _look_at_languages(parts, found)
+    if not (language := _look_at_languages(parts, found)):
+        remarks.append("Other languages were not looked for: most texts are too short to tell in which they are.")
     _look_for_repeats(parts, known, near, found)
     lengths = _look_at_lengths(parts, tokenizer, max_tokens, found, remarks)
     shares, difference = (), ""
@@ -192,7 +193,7 @@ def _look_at_texts(parts: Sequence[Part], wanted: faults.Names, found: _Findings
 
 
 def _look_at_languages(parts: Sequence[Part], found: _Findings) -> str:
-    """Texts in another language than most; returns the one that most are in."""
+    """Texts in another language than most; returns the one that most are in, or "" where that cannot be told."""
     most, other = faults.odd_languages([text for part in parts for text in part.plain])
     start = 0
     for part in parts:

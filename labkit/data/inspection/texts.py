@@ -14,6 +14,7 @@ from functools import lru_cache
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")  # Chinese and Japanese have no spaces
 CONFIDENT, LETTERS, LOOKED_AT = 0.9, 20, 400  # a language is named from this probability, this many letters on
+ENOUGH = 20  # texts of one language that say what most are in; of fewer texts, half of them
 SAMPLE = 2000  # texts whose language is told at once; of more, the rest are asked only where their words are unusual
 USUAL, OFTEN = 0.35, 0.02  # a text is not asked about if so many of its words are in so many texts of the sample
 
@@ -134,13 +135,15 @@ def odd_languages(texts: Sequence[str]) -> tuple[str, dict[int, tuple[str, float
     """The language that most texts are in, and the texts that are surely in another: row to language and probability.
 
     Languages are ISO 639-1 codes, told from the first 400 characters; a text with less than 20 letters is in none.
+    Where most texts are too short to tell, the few that are not cannot speak for the others: then it is ("", {}).
     """
     step = -(-len(texts) // SAMPLE) or 1
     told = {row: _language(texts[row]) for row in range(0, len(texts), step)}
     counts = Counter(code for code, sure in told.values() if sure >= CONFIDENT)
-    if not counts:
+    most = min(counts, key=lambda code: (-counts[code], code), default="")
+    written = sum(WORD.search(texts[row]) is not None for row in told)
+    if not most or counts[most] < min(ENOUGH, written / 2):
         return "", {}
-    most = min(counts, key=lambda code: (-counts[code], code))
     if step > 1:
         alike = [_words(texts[row]) for row, (code, _) in told.items() if code == most]
         counts = Counter(word for words in alike for word in set(words))
