@@ -192,8 +192,10 @@ def _add_test(found: Intake, form: Form, test: str | Path, skip_bad_rows: bool) 
 
 def _fitting(intake: Intake, name: str, tokenizer, max_length: int, skip_bad_rows: bool) -> Dataset:
     from labkit.data.encode import encode
+    from labkit.models import end_of_turn
 
     part = intake.parts[name]
+    end_of_turn(tokenizer)  # a tokenizer without a chat template is no fault of the rows
     if skip_bad_rows:
         encoded = encode(part, tokenizer)
         lengths = [len(ids) for ids in encoded["input_ids"]]
