@@ -185,6 +185,30 @@ def test_a_group_column_with_a_gap_is_named_by_its_line(refused, tmp_path):
     assert "there is no column 'client' to group by" in refused(file, "--group", "client")
 
 
+def test_columns_and_labels_of_a_wrong_kind_are_refused_with_their_place(refused, tmp_path):
+    (tmp_path / "twice.csv").write_text("text,label,text\na,b,c\n")
+    assert "the column 'text' is there 2 times" in refused(tmp_path / "twice.csv")
+    nested = write_jsonl(tmp_path / "nested.jsonl", [{"text": {"body": "a"}, "label": "b"}])
+    assert "nested.jsonl, line 1: text is an object, not text" in refused(nested)
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", [*cases(3), {"text": 5, "label": "boots"}])
+    assert "mixed.jsonl, line 4: text holds a whole number" in refused(mixed)
+    floats = write_jsonl(tmp_path / "floats.jsonl", [{**row, "label": 0.5} for row in cases(4)])
+    assert "floats.jsonl, line 1: label is a number, not text" in refused(floats)
+
+
+def test_ten_thousand_labels_are_refused_with_a_way_out(refused, tmp_path):
+    rows = [{"text": f"ticket {i}", "label": f"l{i // 2}"} for i in range(20_000)]
+    said = refused(write_csv(tmp_path / "rows.csv", rows))
+    assert "more than 50 different labels in 20,000 rows" in said and "free text" in said
+
+
+def test_a_text_of_a_megabyte_is_named_by_its_line_and_not_cut(refused, tmp_path):
+    rows = cases()
+    rows[8]["text"], rows[9]["text"] = "snow " * 2**18, "x"
+    said = refused(write_csv(tmp_path / "rows.csv", rows))
+    assert "rows.csv, line 10: prompt and completion have" in said and "1 of 60" in said
+
+
 # -- the model -------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +216,13 @@ def test_a_model_folder_without_a_tokenizer_is_refused(refused, tmp_path):
     shutil.copytree(COURSE / "data/tiny-base", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
     said = refused(write_csv(tmp_path / "rows.csv", cases()), "--model", tmp_path / "bare")
     assert "bare: no tokenizer" in said and "save_pretrained" in said
+
+
+def test_a_model_whose_tokenizer_has_no_chat_template_is_refused(refused, tmp_path):
+    shutil.copytree(COURSE / "data/tiny-base", tmp_path / "plain", ignore=shutil.ignore_patterns("chat_template*"))
+    said = refused(write_csv(tmp_path / "rows.csv", cases()), "--model", tmp_path / "plain")
+    assert "plain: the tokenizer has no chat template" in said and "instruction-tuned" in said
+    assert "rows.csv" not in said and "--skip-bad-rows" not in said
 
 
 def test_a_damaged_download_is_refused(refused, tmp_path, monkeypatch):

@@ -62,6 +62,14 @@ def test_a_prompt_has_one_beginning_of_text_where_the_tokenizer_would_add_a_seco
     assert encode_prompt(greedy, "Hello") == encode_prompt(tokenizer, "Hello")
 
 
+@pytest.mark.parametrize("text", ["x", "é", "שלום, המגפיים נרטבו", "مرحبا، وصلت الخيمة", "🏔️👩‍🚒 fine", "a\u200bb \t c"])
+def test_texts_of_any_script_and_of_one_character_come_back_from_their_tokens(tokenizer, text):
+    ((ids, labels),) = ((row["input_ids"], row["labels"]) for row in encode(
+        Dataset.from_list([{"prompt": text, "completion": text}]), tokenizer))
+    assert text in tokenizer.decode(ids[: labels.count(IGNORED)])
+    assert tokenizer.decode([label for label in labels if label != IGNORED][:-1]) == text
+
+
 def test_the_other_columns_stay(tokenizer):
     assert encode(Dataset.from_list(ROWS), tokenizer)["line"][:] == [2, 5]
 

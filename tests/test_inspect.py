@@ -247,7 +247,7 @@ def test_texts_in_another_language_than_most_are_named_with_it():
 
 
 def test_few_short_texts_are_not_said_to_be_in_the_language_of_the_one_that_can_be_told():
-    short = ["where is my tent", "the tent pole broke", "Money back please", "thanks", "my boots came unglued", "a stove"]
+    short = ["where is my tent", "the tent pole broke", "Money back please", "thanks", "it came unglued", "a stove"]
     report = inspect(table([*short, FOREIGN[1]], ["joy", "anger", "joy", "anger", "joy", "anger", "joy"]))
     assert report.language == "" and "other language" not in report.counts
     assert "too short to tell" in str(report) and "too short to tell" in report.page()
