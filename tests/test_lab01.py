@@ -1,9 +1,12 @@
 """What lab 01 must prove, read from the executed notebook."""
 
+import json
 import re
 
 import pytest
 from shown import outputs_of, the_output_of
+
+from labkit.profiles import COURSE
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,40 @@ def test_each_spoilt_training_is_caught_by_a_tripwire_and_the_sound_one_is_not(o
 
 
 def test_a_random_split_over_families_flatters_beyond_the_interval(outputs):
-    text = the_output_of(outputs, "at_random = ")
-    lows = {name: re.search(rf"^{name} .*?\[([\d.]+)%, ([\d.]+)%\]", text, re.M).groups()
-            for name in ("by family", "at random")}
-    assert float(lows["at random"][0]) > float(lows["by family"][1]), text
+    text = the_output_of(outputs, "splits, found = ")
+    for column in (0, 1):  # the bag of words, and the adapter
+        found = {name: re.findall(r"\[([\d.]+)%, ([\d.]+)%\]", re.search(rf"^{name} .*", text, re.M)[0])[column]
+                 for name in ("by family", "at random")}
+        assert float(found["at random"][0]) > float(found["by family"][1]), text
+
+
+def shares(line: str) -> list[float]:
+    return [float(x) for x in re.findall(r"(-?[\d.]+)%", line)]
+
+
+def test_what_counts_too_much_or_too_little_costs_accuracy_beyond_the_interval(outputs):
+    text = the_output_of(outputs, "def cost(")
+    found = {name: shares(re.search(rf"^{name} .*", text, re.M)[0]) for name in (
+        "sound", "the prompt counts too", "only the end counts", "trained without the template")}
+    _, low, _ = found.pop("sound")
+    assert low >= 60 and all(high < low for _, _, high in found.values()), text
+
+
+def test_more_rows_of_the_rare_class_find_more_of_it_beyond_the_interval(outputs):
+    text = the_output_of(outputs, "def gain(")
+    lows = {name: shares(re.search(rf"^{name} .*", text, re.M)[0])[2] for name in ("copies", "word noise", "back-fill")}
+    assert all(low > 0 for low in lows.values()), text
+
+
+def test_half_as_many_rows_with_right_labels_teach_more_beyond_the_interval():
+    book = json.loads((COURSE / "solutions" / "01_data_preparation.ipynb").read_text(encoding="utf-8"))
+    alts = [output["metadata"]["image/png"]["alt"] for cell in book["cells"] if cell["cell_type"] == "code"
+            for output in cell["outputs"] if "image/png" in output.get("metadata", {})]
+    (right, wrong), = (re.findall(r": ([^;]*)", alt) for alt in alts if alt.startswith("right labels"))
+    scores = [re.findall(r"\[([\d.]+)%, ([\d.]+)%\]", line) for line in (right, wrong)]
+    assert float(scores[0][2][0]) > float(scores[1][3][1]), alts
+
+
+def test_every_check_of_the_solved_notebook_passed(outputs):
+    checks = [text for source, text in outputs if "\ncheck(" in source]
+    assert len(checks) >= 7 and all(text.startswith("passed") for text in checks)

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from labkit import profiles
+from labkit import models, profiles
 from labkit.errors import LabError
 from labkit.exercises import atlas
 from labkit.memory import GPUS
 from labkit.widgets.memory import WillItFit
 from labkit.widgets.profile import ProfileSwitch
 from labkit.widgets.sidebyside import SideBySide
+from labkit.widgets.tokens import COUNTED, TokenView
 
 
 def shout(text):
@@ -32,6 +33,17 @@ def test_pressing_ask_answers_what_stands_in_the_box():
     box.value = "second"
     button.click()
     assert both.answers == {"loud": "SECOND"} and "SECOND" in answers.value and not button.disabled
+
+
+def test_the_tokens_of_a_row_are_shown_with_those_that_count_marked_and_counted():
+    tokenizer = models.load("tiny")[1]
+    asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Is 1 < 2?", " Yes."))
+    view = TokenView(tokenizer, {"input_ids": asked + said, "labels": [-100] * len(asked) + said})
+    page = view._repr_html_()
+    assert page.count("<span") == len(asked) + len(said) and page.count(COUNTED) == len(said)
+    assert "&lt;" in page and "Is 1 < 2?" not in page
+    assert view.caption == f"{len(said)} of {len(asked) + len(said)} tokens count in the loss"
+    assert str(view).startswith("Is 1 < 2?[") and view.caption in str(view)
 
 
 def test_the_profile_switch_changes_the_profile_of_this_kernel(monkeypatch):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 READ = "color:#767676"  # grey that still has a contrast of 4.5 to 1 on white
-COUNTED = "font-weight:bold;text-decoration:underline;background:#0072B222"
+COUNTED = "font-weight:bold;text-decoration:underline;border:1px solid #0072B2;border-radius:3px;padding:0 2px"
 
 
 class TokenView:
