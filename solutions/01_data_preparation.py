@@ -32,6 +32,7 @@ prediction = ...  # a number between 0 and 100
 # record stood in, so that whatever is said about it later can be found again.
 
 # %%
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -57,7 +58,8 @@ table(*({"file": file.name, "rows": len(data.read(file)), "second text": data.re
 # %%
 (folder / "old.csv").write_bytes(rows.to_csv(index=False).encode("cp1252"))
 try:
-    data.read(folder / "old.csv")
+    with contextlib.chdir(folder):  # so that the sentence has no long path in it
+        data.read("old.csv")
 except LabError as error:
     print(error)
 
