@@ -118,14 +118,14 @@ def test_scores_are_kept_and_come_back_as_they_were(scored, tmp_path):
         Evaluation.read(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("task, change, said", [
+@pytest.mark.parametrize("kind, change, said", [
     ("poetry", lambda d: d, "no task 'poetry'"),
     ("classification", lambda d: d.select([]), "no rows"),
     ("classification", lambda d: d.remove_columns("completion"), "no column 'completion'"),
 ])
-def test_what_cannot_be_scored_is_refused_with_a_sentence(tiny, rows, task, change, said):
+def test_what_cannot_be_scored_is_refused_with_a_sentence(tiny, rows, kind, change, said):
     with pytest.raises(LabError, match=said):
-        evaluate_model(tiny, change(rows), task)
+        evaluate_model(tiny, change(rows), kind)
 
 
 def test_a_right_answer_that_is_no_label_is_refused(tiny, rows):
