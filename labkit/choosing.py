@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from labkit import profiles
 from labkit.errors import LabError
-from labkit.scratch.quantize import qlora_bytes
+from labkit.scratch.quantize import bits_per_weight, qlora_bytes
 
 FACTS = profiles.COURSE / "data" / "base_models.yml"
 GB = 10**9
@@ -35,9 +35,10 @@ class BaseModel:
         """GB for weights, gradients and Adam's two means, before activations.
 
         Args:
-            method: "full" (all in 32 bits), "lora" (a frozen base in 16 bits) or "qlora" (in 4.127 bits).
+            method: "full" (all in 32 bits), "lora" (a frozen base in 16 bits) or "qlora" (in 4 bits
+                and its part of the scales).
         """
-        bits = {"full": 32, "lora": 16, "qlora": 4.127}
+        bits = {"full": 32, "lora": 16, "qlora": bits_per_weight()}
         if method not in bits:
             raise LabError(f"there is no method {method!r}", where="method", expected=", ".join(bits))
         if method == "full":

@@ -22,7 +22,7 @@ SEEN = ("input_ids", "attention_mask", "position_ids")  # what a model gets of a
 TINY = 1e-12  # added below a square root, whose slope at 0 is infinite
 
 
-# Pooled embeddings: batches of `labkit.similarity.collate_pairs`
+# Pooled embeddings: batches of `labkit.similarity.PairCollator`
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, how: str = "mean") -> torch.Tensor:
@@ -84,7 +84,7 @@ def contrastive(
     """Mean of `contrastive_terms` over pairs.
 
     Args:
-        batch: of `collate_pairs`: 2 n rows (all a, then all b) and `y` (n,).
+        batch: of `PairCollator`: 2 n rows (all a, then all b) and `y` (n,).
         items: pairs in the whole effective batch.
     """
     a, b = embeddings(model, batch, layer=layer, how=how).chunk(2)
@@ -131,15 +131,24 @@ def info_nce(
 # Language modelling: encoded rows or packs
 
 
+def at_places(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (batch, places, vocabulary) and labels (batch, places) where a label of some row counts, nowhere else.
+
+    Args:
+        batch: input_ids, attention_mask and labels, each (batch, seq); packed rows bring position_ids (batch, seq)
+            and a mask (batch, 1, seq, seq).
+    """
+    labels = batch["labels"][:, 1:]
+    places = (labels != IGNORED).any(0).nonzero().flatten()  # of the tokens before those that count
+    given = {name: value for name, value in batch.items() if name in SEEN}
+    return model(**given, logits_to_keep=places, use_cache=False).logits, labels[:, places]
+
+
 def counted(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (n, vocabulary) and targets (n,) of the n labels that count; the head works nowhere else."""
     import torch
 
-    labels = batch["labels"][:, 1:]
-    places = (labels != IGNORED).any(0).nonzero().flatten()
-    given = {name: value for name, value in batch.items() if name in SEEN}
-    logits = model(**given, logits_to_keep=places, use_cache=False).logits
-    labels = labels[:, places]
+    logits, labels = at_places(model, batch)
     keep = labels != IGNORED
     logits = logits[keep]
     return logits if logits.dtype == torch.float64 else logits.float(), labels[keep]

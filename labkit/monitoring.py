@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 EVERY = 1.0  # seconds between two looks
 
 
+def in_notebook() -> bool:
+    """Whether a kernel runs this, so that there is a cell to show something under."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
 def notebook_line() -> TrainerCallback | None:
     """One line under the cell that says how far the training is, gone when it is done; None outside of a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if getattr(shell, "kernel", None) is None:
+    if not in_notebook():
         return None
     from IPython.display import HTML, display
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from labkit.data.encode import IGNORED, pad_id
 from labkit.errors import LabError
-from labkit.evaluation import Score, mean_score
+from labkit.evaluation import Score, mean_score, padded
+from labkit.evaluation.answering import batches
 from labkit.losses import embeddings
 
 if TYPE_CHECKING:
@@ -62,17 +63,15 @@ class PairCollator:
     def __call__(self, rows: list[dict]) -> dict:
         import torch
 
-        sides = [list(row[name]) for name in ("input_ids", "other_ids") for row in rows]
-        width = max(map(len, sides))
-        batch = {
-            "input_ids": [ids + [self.pad_id] * (width - len(ids)) for ids in sides],
-            "attention_mask": [[1] * len(ids) + [0] * (width - len(ids)) for ids in sides],
+        sides = [row[name] for name in ("input_ids", "other_ids") for row in rows]
+        ids, mask = padded(sides, self.pad_id, "right")
+        more = {
             "labels": [[IGNORED, row["y"]] for row in rows],
             "y": [row["y"] for row in rows],
         }
         if "group" in rows[0]:
-            batch["group"] = [row["group"] for row in rows]
-        return {name: torch.tensor(values) for name, values in batch.items()}
+            more["group"] = [row["group"] for row in rows]
+        return {"input_ids": ids, "attention_mask": mask} | {name: torch.tensor(v) for name, v in more.items()}
 
 
 def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, layer: int = -1,
@@ -81,16 +80,12 @@ def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Seq
     import torch
 
     ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    order, found = sorted(range(len(ids)), key=lambda i: len(ids[i])), [None] * len(ids)
-    device, was, fill = next(model.parameters()).device, model.training, pad_id(tokenizer)
+    found: list = [None] * len(ids)
+    device, was = next(model.parameters()).device, model.training
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            width = max(len(ids[i]) for i in rows)
-            batch = {"input_ids": torch.tensor([ids[i] + [fill] * (width - len(ids[i])) for i in rows]).to(device),
-                     "attention_mask": torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in rows]
-                                                    ).to(device)}
+        for rows, filled, mask in batches(ids, pad_id(tokenizer), batch_size, device, "right"):
+            batch = {"input_ids": filled, "attention_mask": mask}
             for i, vector in zip(rows, embeddings(model, batch, layer=layer, how=how).cpu().numpy(), strict=True):
                 found[i] = vector
     model.train(was)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.data.encode import IGNORED, collate, encode, pad_id
+from labkit.data.encode import IGNORED, collate, encode, pad_id, start_id
 from labkit.errors import LabError
+from labkit.evaluation.perplexity import ratio_interval
 from labkit.guards import logits_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def text_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_leng
     """
     from datasets import Dataset
 
-    start = _start(tokenizer)
+    start = start_id(tokenizer)
     rows = [[start, *ids[i : i + max_length - 1]]
             for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]
             for i in range(0, len(ids), max_length - 1)]
@@ -120,14 +121,5 @@ def _sums(model, tokenizer, rows: list[dict], batch_size: int = 16) -> list[tupl
 
 def _with_interval(losses: np.ndarray, sizes: np.ndarray, draws: int, seed: int) -> Perplexity:
     """exp of sum(losses) / sum(sizes), with a bootstrap over rows."""
-    drawn = np.random.default_rng(seed).integers(0, len(sizes), (draws, len(sizes)))
-    low, high = np.quantile(losses[drawn].sum(1) / sizes[drawn].sum(1), [0.025, 0.975])
+    low, high = ratio_interval(losses, sizes, draws=draws, seed=seed)
     return Perplexity(math.exp(losses.sum() / sizes.sum()), math.exp(low), math.exp(high), int(sizes.sum()))
-
-
-def _start(tokenizer: PreTrainedTokenizerBase) -> int:
-    start = next((t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None), None)
-    if start is None:
-        raise LabError("the tokenizer has neither a start nor an end token", where="tokenizer",
-                       todo="Set tokenizer.bos_token")
-    return start

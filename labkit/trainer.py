@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from labkit import checkpoints, guards, profiles
 from labkit.data.encode import COLUMNS, IGNORED
+from labkit.losses import at_places
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 TOLD = ("prompt", "completion", "text", "label", "family", "id", "line")  # columns that say what a row is
-SEEN = ("input_ids", "attention_mask", "position_ids")  # what a model gets of a batch
 WARMUP = 0.05  # share of the steps in which the learning rate rises
 
 
@@ -134,17 +134,12 @@ def sparse_loss(model: PreTrainedModel, batch: dict, items: int | None = None):
     Logits are computed only at positions where some row of the batch has a label that counts.
 
     Args:
-        batch: input_ids, attention_mask and labels, each (batch, seq); packed rows bring position_ids (batch, seq)
-            and a mask (batch, 1, seq, seq).
+        batch: as `losses.at_places` takes it.
         items: labels that count in the whole effective batch, for accumulation; None counts those of this batch.
     """
     from torch.nn.functional import cross_entropy
 
-    labels = batch["labels"][:, 1:]
-    places = (labels != IGNORED).any(0).nonzero().flatten()  # of the tokens before those that count
-    given = {name: value for name, value in batch.items() if name in SEEN}
-    logits = model(**given, logits_to_keep=places, use_cache=False).logits
-    labels = labels[:, places]
+    logits, labels = at_places(model, batch)
     total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (items if items is not None else (labels != IGNORED).sum().clamp(min=1))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import json
 import os
 import time
@@ -210,6 +211,7 @@ def finetune(
         "data": _rows_hash(examples),
         "base": models.identity(name),
         **({"arguments": dict(arguments)} if arguments else {}),
+        **({"loss": _which(loss)} if loss else {}),
         **({"patience": patience, "evaluate_every": evaluate_every, "validation": _rows_hash(validation)}
            if patience else {}),
         **wording(examples),
@@ -413,6 +415,17 @@ def _rows_hash(rows: Dataset) -> str:
     for name in sorted({"prompt", "completion", *COLUMNS} & set(rows.column_names)):
         digest.update(json.dumps([name, rows[name][:]]).encode())
     return digest.hexdigest()[:16]
+
+
+def _which(function: Callable) -> str:
+    """Tells one loss from another: its name, what functools.partial fixed in it, and a hash of its source."""
+    inner, fixed = getattr(function, "func", function), getattr(function, "keywords", {})
+    try:
+        source = hashlib.sha256(inspect.getsource(inner).encode()).hexdigest()[:8]
+    except (OSError, TypeError):  # a callable object, or one whose source is nowhere
+        source = ""
+    said = {name: getattr(value, "name_or_path", value) for name, value in fixed.items()}
+    return f"{getattr(inner, '__qualname__', type(inner).__qualname__)} {said} {source}"
 
 
 def _same_run(folder: Path, settings: dict) -> Run | None:

@@ -5,13 +5,14 @@ import math
 import os
 import shutil
 import signal
+from functools import partial
 
 import pytest
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from labkit import adapters, checkpoints, guards, models, profiles, trainer, training
+from labkit import adapters, checkpoints, guards, losses, models, profiles, trainer, training
 from labkit.data import read, ticket_examples
 from labkit.data.encode import collate, encode, pad_id
 from labkit.errors import LabError
@@ -329,6 +330,15 @@ def test_a_run_is_taken_again_where_nothing_changed_and_made_anew_where_somethin
         assert (tmp_path / "run.json").stat().st_mtime_ns != made and other.curve != first.curve
     fewer = finetune(examples.select(range(8)), out=tmp_path, reuse=True, **QUICK)
     assert fewer.settings["rows"] == 8
+
+
+def test_a_run_with_one_loss_is_not_taken_for_a_run_with_another(examples, tmp_path):
+    soft, softer = (partial(losses.smoothed, epsilon=epsilon) for epsilon in (0.1, 0.3))
+    first = finetune(examples, out=tmp_path, loss=soft, **QUICK)
+    made = (tmp_path / "run.json").stat().st_mtime_ns
+    finetune(examples, out=tmp_path, loss=soft, reuse=True, **QUICK)
+    assert (tmp_path / "run.json").stat().st_mtime_ns == made
+    assert finetune(examples, out=tmp_path, loss=softer, reuse=True, **QUICK).curve != first.curve
 
 
 def test_an_adapter_is_not_put_on_other_weights_than_it_was_trained_on(run, tmp_path):

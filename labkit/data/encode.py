@@ -185,6 +185,19 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
 
+def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id from which the first token of a plain text is guessed: the start token, or else the end token.
+
+    Raises:
+        LabError: the tokenizer has neither.
+    """
+    start = next((t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None), None)
+    if start is None:
+        raise LabError("the tokenizer has neither a start nor an end token", where="tokenizer",
+                       todo="Set tokenizer.bos_token")
+    return start
+
+
 def token_shares(rows: list[dict]) -> list[float]:
     """For each encoded row, the share of its tokens that count in the loss (0 to 1)."""
     return [sum(label != IGNORED for label in row["labels"]) / max(1, len(row["labels"])) for row in rows]

@@ -49,7 +49,7 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def _batches(
+def batches(
     asked: list[list[int]], pad: int, size: int, device, side: str = "left"
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Row numbers, ids and mask of each batch; rows of a length together, so that there is little padding."""
@@ -97,7 +97,7 @@ def score_labels(
     model.eval()
     with torch.inference_mode(), quiet():
         begun = _read(model, asked[0][:shared], device) if shared else None
-        for rows, ids, mask in _batches([a[shared:] for a in asked], pad_id(tokenizer), batch_size, device,
+        for rows, ids, mask in batches([a[shared:] for a in asked], pad_id(tokenizer), batch_size, device,
                                         padding_side):
             said = tree.read(model, ids, mask.bool(), shared, _copies(begun, len(rows)))
             scores[rows] = said.cpu()
@@ -214,7 +214,7 @@ def generate(
     device, was = next(model.parameters()).device, model.training
     model.eval()
     with torch.inference_mode(), quiet():
-        for rows, ids, mask in _batches(asked, pad_id(tokenizer), batch_size, device):
+        for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device):
             said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
             for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
                 answer = answer[: answer.index(end)] if end in answer else answer

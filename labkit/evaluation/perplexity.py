@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.data.encode import pad_id
+from labkit.data.encode import pad_id, start_id
 from labkit.errors import LabError
-from labkit.evaluation.answering import _batches, positions
+from labkit.evaluation.answering import batches, positions
 from labkit.evaluation.scores import Score
 from labkit.models import quiet
 from labkit.scratch.metrics import windows
@@ -46,14 +46,11 @@ def token_log_likelihoods(
     """
     import torch
 
-    start = next((t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None), None)
-    if start is None:
-        raise LabError("the tokenizer has neither a start nor an end token", where="tokenizer",
-                       todo="Set tokenizer.bos_token")
     width = width or min(1024, getattr(model.config, "max_position_embeddings", 1024))
     stride = stride or max(1, width // 2)
     if not 0 < stride < width:
         raise LabError(f"a stride of {stride}", where="stride", expected=f"less than the width, {width}")
+    start = start_id(tokenizer)
     rows = [[start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
     cut = [(i, *window) for i, row in enumerate(rows) if len(row) > 1 for window in windows(len(row), width, stride)]
     found = [[0.0] * (len(row) - 1) for row in rows]
@@ -61,7 +58,7 @@ def token_log_likelihoods(
     model.eval()
     with torch.inference_mode(), quiet():
         pieces = [rows[i][begin:end] for i, begin, end, _ in cut]
-        for members, ids, mask in _batches(pieces, pad_id(tokenizer), batch_size, device, padding_side):
+        for members, ids, mask in batches(pieces, pad_id(tokenizer), batch_size, device, padding_side):
             logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False).logits
             said = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).cpu()
             for values, real, member in zip(said, mask.bool().cpu(), members, strict=True):

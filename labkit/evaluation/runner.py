@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from labkit.evaluation.answering import generate, score_labels
 from labkit.evaluation.doubt import Difference, holm, paired_bootstrap
 from labkit.evaluation.perplexity import perplexity_scores, token_log_likelihoods
 from labkit.evaluation.scores import Score, groups_of, mean_score
+from labkit.monitoring import in_notebook
 from labkit.scratch import metrics as by_hand
 from labkit.tables import Table
 
@@ -376,10 +378,7 @@ def _short(text: str, most: int = 90) -> str:
 @contextmanager
 def _bar(name: str, rows: int, show: bool) -> Iterator[Callable[[int], None] | None]:
     """A bar that is gone when it is done, in a terminal and in a notebook; what is over at once shows none."""
-    import sys
-
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    notebook = getattr(shell, "kernel", None) is not None
+    notebook = in_notebook()
     if not show or not (notebook or sys.stderr.isatty()):
         yield None
         return

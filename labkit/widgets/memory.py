@@ -12,6 +12,7 @@ from labkit import plots
 from labkit.errors import LabError
 from labkit.memory import GPUS, KNOWN, METHODS, SPARE, Fit, fits
 from labkit.tables import Table
+from labkit.widgets.shown import bundle
 
 HUES = {"weights": "blue", "gradients": "orange", "optimizer": "purple", "activations": "green", "logits": "grey"}
 LIMIT = 150  # per cent of a GPU that the picture shows; what is longer is cut, and its figure stands beside it
@@ -78,6 +79,8 @@ class WillItFit:
             axes.annotate(f"{fit.needs.peak / 1e9:.1f} of {fit.has / 1e9:.0f} GB", (min(left, LIMIT) + 1, place),
                           va="center", fontsize=8.5, fontweight="bold" if fit.gpu == self.gpu else "normal")
         axes.axvline(100 * (1 - SPARE), color="black", linestyle="--", linewidth=1)
+        axes.annotate(f"room to plan with: {1 - SPARE:.0%}", (100 * (1 - SPARE), 0), (4, 3), fontsize=8, va="bottom",
+                      xycoords=("data", "axes fraction"), textcoords="offset points")
         axes.set_yticks(range(len(self.found)), [fit.gpu for fit in reversed(self.found)])
         axes.set_xlim(0, LIMIT + 28)
         axes.set_xticks(range(0, LIMIT + 1, 25))
@@ -127,11 +130,5 @@ class WillItFit:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         """The widget where there are widgets; beside it the picture and a text, for every other viewer."""
-        data = {"text/plain": self.said(), "image/png": plots.png(self.figure())}
-        metadata = {"image/png": {"alt": self.said()}}
-        try:
-            box = self.widget()
-        except ImportError:
-            return data, metadata
-        bundle = box._repr_mimebundle_(include=include, exclude=exclude)
-        return {**data, **{k: v for k, v in (bundle or {}).items() if k != "text/plain"}}, metadata
+        still = {"text/plain": self.said(), "image/png": plots.png(self.figure())}
+        return bundle(still, self.widget, include, exclude), {"image/png": {"alt": self.said()}}

@@ -6,6 +6,7 @@ A front end over `labkit.profiles` and `labkit.doctor`'s recommendation; it has 
 from __future__ import annotations
 
 from labkit import profiles
+from labkit.widgets.shown import bundle
 
 
 class ProfileSwitch:
@@ -45,8 +46,4 @@ class ProfileSwitch:
         return f"<div style='max-width:60em'>{html.escape(self.said())}</div>"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        try:
-            bundle = self.widget()._repr_mimebundle_(include=include, exclude=exclude)
-        except ImportError:
-            bundle = {}
-        return {"text/plain": self.said(), **{k: v for k, v in (bundle or {}).items() if k != "text/plain"}}
+        return bundle({"text/plain": self.said()}, self.widget, include, exclude)

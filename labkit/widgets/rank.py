@@ -13,6 +13,7 @@ from labkit import plots
 from labkit.errors import LabError
 from labkit.search import Trial
 from labkit.tables import Table
+from labkit.widgets.shown import bundle
 
 RANKS = (1, 2, 4, 8, 16, 32)
 SCALES = (0.5, 1.0, 2.0, 4.0)
@@ -136,11 +137,5 @@ class RankExplorer:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         """The widget where there are widgets; beside it the picture and a text, for every other viewer."""
-        data = {"text/plain": self.alt(), "image/png": plots.png(self.figure())}
-        metadata = {"image/png": {"alt": self.alt()}}
-        try:
-            box = self.widget()
-        except ImportError:
-            return data, metadata
-        bundle = box._repr_mimebundle_(include=include, exclude=exclude)
-        return {**data, **{k: v for k, v in (bundle or {}).items() if k != "text/plain"}}, metadata
+        still = {"text/plain": self.alt(), "image/png": plots.png(self.figure())}
+        return bundle(still, self.widget, include, exclude), {"image/png": {"alt": self.alt()}}

@@ -9,6 +9,7 @@ import html
 
 from labkit.errors import LabError
 from labkit.evaluation.rating import Ratings
+from labkit.widgets.shown import bundle
 
 KEYS = {"a": "left", "b": "right", "t": "tie"}
 HOW = "keys: click here, then a = left, b = right, t = tie; Backspace takes the last one back"
@@ -95,10 +96,4 @@ class RatingBox:
         return w.VBox([shown, w.HBox([*buttons, back], layout=w.Layout(flex_flow="row wrap")), keys])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        bundle = {"text/plain": str(self), "text/html": self._html()}
-        try:
-            box = self.widget()
-        except ImportError:
-            return bundle
-        more = box._repr_mimebundle_(include=include, exclude=exclude) or {}
-        return {**bundle, **{k: v for k, v in more.items() if k != "text/plain"}}
+        return bundle({"text/plain": str(self), "text/html": self._html()}, self.widget, include, exclude)

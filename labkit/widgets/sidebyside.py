@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from labkit.errors import LabError
 from labkit.tables import Table
+from labkit.widgets.shown import bundle
 
 
 class SideBySide:
@@ -67,10 +68,4 @@ class SideBySide:
         return w.VBox([w.Label(self.label), box, button, answers])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        bundle = {"text/plain": str(self.table()), "text/html": self._html()}
-        try:
-            box = self.widget()
-        except ImportError:
-            return bundle
-        more = box._repr_mimebundle_(include=include, exclude=exclude) or {}
-        return {**bundle, **{k: v for k, v in more.items() if k != "text/plain"}}
+        return bundle({"text/plain": str(self.table()), "text/html": self._html()}, self.widget, include, exclude)
