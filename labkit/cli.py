@@ -107,9 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     _labs(course)
     course.add_argument("--solutions", action="store_true", help="run the solved ones instead of the learners' copies")
     course.add_argument("--build", action="store_true", help="make the notebooks anew from solutions/*.py")
+    course.add_argument("--nbgrader", metavar="DIR", help="write the labs as a course for nbgrader there")
     course.add_argument("--repo", metavar="OWNER/NAME", help="put this address on all badges and set-up cells")
     progress = command("progress", _progress, "show how far you are with the exercises", "labkit progress 03")
     progress.add_argument("lab", nargs="?", help="the lab's number; all that you have begun where it is left out")
+    progress.add_argument("--class", dest="room", metavar="FOLDER", help="of a class: NAME.json or NAME/progress.json")
+    progress.add_argument("--html", metavar="FILE", help="with --class: write tables and heat map there, as one page")
+    handin = command("handin", _handin, "put together what you hand in: your progress, adapters and their predictions",
+                     "labkit handin maria runs/mine --to class/")
+    handin.add_argument("name", metavar="NAME", help="yours; becomes the folder's name")
+    handin.add_argument("runs", metavar="RUN", nargs="*", help="folders of your runs")
+    handin.add_argument("--to", metavar="FOLDER", default="handin", help="where NAME/ is written; handin by default")
+    grade = command("grade", _grade, "score again what a class handed in, find copies, write CSV and a page",
+                    "labkit grade class/ --out grades/")
+    grade.add_argument("folder", metavar="FOLDER", help="a hand-in a learner")
+    grade.add_argument("--out", metavar="FOLDER", default="grades", help="where the grades go; grades by default")
     _labs(command("real", _real, "run labs on the real model, and write what they measured to data/measured/",
                   "labkit real 03"))
     return parser
@@ -269,6 +281,12 @@ def _course(arguments: argparse.Namespace) -> int:
         for file in course.restamp(arguments.repo):
             print(f"wrote {file}")
         return OK
+    if arguments.nbgrader:
+        from labkit.classroom.nbgrader import write_course
+
+        for file in write_course(arguments.nbgrader, arguments.labs):
+            print(f"wrote {file}")
+        return OK
     if arguments.build:
         for file in course.build(arguments.labs, progress=bars):
             print(f"wrote {file}")
@@ -288,8 +306,34 @@ def _say(results: list) -> int:
     return OK if all(result.ok for result in results) else FAILED
 
 
+def _handin(arguments: argparse.Namespace) -> int:
+    from labkit.classroom import handin
+
+    print(handin(arguments.name, arguments.runs, arguments.to))
+    return OK
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from labkit.classroom import grade
+
+    graded = grade(arguments.folder, progress=sys.stderr.isatty())
+    print(graded.table(), *graded.write(arguments.out), sep="\n")
+    return OK
+
+
 def _progress(arguments: argparse.Namespace) -> int:
     from labkit.exercises import progress
+
+    if arguments.room:
+        from labkit.classroom import read_roster
+
+        roster = read_roster(arguments.room)
+        print(roster.table(), "", roster.people(), sep="\n")
+        for name, why in roster.skipped.items():
+            print(f"not read: {name}: {why}")
+        if arguments.html:
+            print(roster.page(arguments.html))
+        return OK
 
     progress(arguments.lab)
     return OK

@@ -5,7 +5,7 @@ A notebook hands an answer to `check`; the exercises themselves stand in one fil
 
 from labkit.exercises.calling import call
 from labkit.exercises.compare import constant_factor, expect_close, expect_number, expect_shape, expect_type
-from labkit.exercises.engine import Verdict, check, hint, solution, verdict
+from labkit.exercises.engine import Verdict, award, check, hint, solution, verdict
 from labkit.exercises.progress import progress, progress_table
 from labkit.exercises.registry import Exercise, exercise, find
 from labkit.exercises.words import NotAttempted, Wrong, describe
@@ -15,6 +15,7 @@ __all__ = [
     "NotAttempted",
     "Verdict",
     "Wrong",
+    "award",
     "call",
     "check",
     "constant_factor",

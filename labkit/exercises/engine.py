@@ -53,6 +53,19 @@ def check(name: str, answer: Any = ...) -> None:
         say(note)
 
 
+def award(name: str, answer: Any, points: float) -> float:
+    """Judge an answer for nbgrader: print the sentence and give the points, which are that cell's value.
+
+    Args:
+        name: the exercise.
+        answer: what the learner made.
+        points: for an answer that passes; any other gets 0.
+    """
+    found = verdict(name, answer)
+    say(found.sentence)
+    return float(points) if found.state == "passed" else 0.0
+
+
 def verdict(name: str, answer: Any) -> Verdict:
     """What `check` would print, without printing or recording it. For tests, and for tools of teachers."""
     try:

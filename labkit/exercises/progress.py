@@ -76,7 +76,7 @@ def _exchange(path: Path, waiting: dict[str, dict]) -> tuple[dict[str, dict], li
         path.parent.mkdir(parents=True, exist_ok=True)
         # Who was told once that nothing can be saved does not wait again at every check.
         with FileLock(f"{path}.lock", timeout=0.1 if path in _said else PATIENCE):
-            known, broken = _read(path)
+            known, broken = read_progress(path)
             if broken:
                 notes.append(_set_aside(path, broken))
             if waiting:
@@ -120,8 +120,8 @@ def _merge(old: dict | None, change: dict) -> dict:
     return new
 
 
-def _read(path: Path) -> tuple[dict[str, dict], str]:
-    """The records in the file, and what is wrong with it, if anything."""
+def read_progress(path: Path) -> tuple[dict[str, dict], str]:
+    """The records in a progress file by exercise, and what is wrong with it, or ""."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def _read(path: Path) -> tuple[dict[str, dict], str]:
 def _read_anyway(path: Path) -> dict[str, dict]:
     """The records of a file that can be read but not locked, such as one in a read-only course folder."""
     try:
-        return _read(path)[0]
+        return read_progress(path)[0]
     except OSError:
         return {}
 
