@@ -1,4 +1,4 @@
-"""nbgrader's own generate_assignment, autograde and feedback on a course that labkit wrote, with all kinds of hand-ins."""
+"""nbgrader's own generate_assignment, autograde and feedback on a course that labkit wrote."""
 
 import shutil
 import subprocess
