@@ -11,7 +11,7 @@ WANTED := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr ' ' 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help lab test course demo real base bench colab ready
+.PHONY: help lab test course demo real base html bench colab ready
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,9 @@ real: ready ## run the labs on a real model and write what they measured to data
 
 base: ready ## train tiny-base from its recipe, up to two hours; takes up where it stopped
 	@$(PY) data/recipe/train.py
+
+html: ready ## write the solved labs as a site with a search to build/html
+	@$(PY) -m labkit.cli course --html build/html
 
 bench: ready ## how fast and how lean 100,000 rows and a file of 1 GB are read, inspected, split and encoded
 	@$(PY) tests/bench_data.py

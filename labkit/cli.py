@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _labs(course)
     course.add_argument("--solutions", action="store_true", help="run the solved ones instead of the learners' copies")
     course.add_argument("--build", action="store_true", help="make the notebooks anew from solutions/*.py")
+    course.add_argument("--html", metavar="DIR", help="write the solved labs as a site with a search there")
     course.add_argument("--nbgrader", metavar="DIR", help="write the labs as a course for nbgrader there")
     course.add_argument("--repo", metavar="OWNER/NAME", help="put this address on all badges and set-up cells")
     progress = command("progress", _progress, "show how far you are with the exercises", "labkit progress 03")
@@ -280,6 +281,11 @@ def _course(arguments: argparse.Namespace) -> int:
     if arguments.repo:
         for file in course.restamp(arguments.repo):
             print(f"wrote {file}")
+        return OK
+    if arguments.html:
+        from labkit.site import write_site
+
+        print(write_site(arguments.html))
         return OK
     if arguments.nbgrader:
         from labkit.classroom.nbgrader import write_course

@@ -23,7 +23,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
-    {"cli", "course", "doctor", "classroom"},
+    {"cli", "course", "doctor", "classroom", "site"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 
