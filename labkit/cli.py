@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     command("doctor", _doctor, "say what this machine can do, and one remedy for each thing that is amiss",
-            "labkit doctor")
+            "labkit doctor").add_argument("--class", dest="room", action="store_true",
+                                          help="the evening before a class: the real model, notebooks, speed as well")
     fetch = command("fetch", _fetch, "bring the real base model onto this machine (93 to 270 MB, once)",
                     "labkit fetch small")
     fetch.add_argument("profile", nargs="?", default="small", help="which one; small is the only one to fetch ahead")
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     course.add_argument("--solutions", action="store_true", help="run the solved ones instead of the learners' copies")
     course.add_argument("--build", action="store_true", help="make the notebooks anew from solutions/*.py")
     course.add_argument("--html", metavar="DIR", help="write the solved labs as a site with a search there")
+    course.add_argument("--slides", metavar="DIR", help="write the labs as slides there, one page each")
     course.add_argument("--nbgrader", metavar="DIR", help="write the labs as a course for nbgrader there")
     course.add_argument("--repo", metavar="OWNER/NAME", help="put this address on all badges and set-up cells")
     progress = command("progress", _progress, "show how far you are with the exercises", "labkit progress 03")
@@ -119,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     handin.add_argument("name", metavar="NAME", help="yours; becomes the folder's name")
     handin.add_argument("runs", metavar="RUN", nargs="*", help="folders of your runs")
     handin.add_argument("--to", metavar="FOLDER", default="handin", help="where NAME/ is written; handin by default")
+    pack = command("pack", _pack, "put everything for a room without internet into one folder, with an installer",
+                   "labkit pack /media/stick/labkit --platforms linux,windows,macos --pythons 3.12,3.13")
+    pack.add_argument("folder", metavar="DIR", help="new or empty")
+    pack.add_argument("--platforms", metavar="A,B", help="linux, windows, macos; this machine's by default")
+    pack.add_argument("--pythons", metavar="A,B", help="3.11, 3.12, 3.13; this one by default")
+    pack.add_argument("--profile", default="small", help="tiny or small: which model goes along; small by default")
+    pack.add_argument("--extras", default="all", help="of pyproject.toml, such as olive,serving; all by default")
     grade = command("grade", _grade, "score again what a class handed in, find copies, write CSV and a page",
                     "labkit grade class/ --out grades/")
     grade.add_argument("folder", metavar="FOLDER", help="a hand-in a learner")
@@ -168,9 +177,9 @@ def _rate(text: str) -> float:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from labkit.doctor import examine, show
+    from labkit.doctor import examine, examine_class, show
 
-    findings = examine()
+    findings = examine_class() if arguments.room else examine()
     print(show(findings))
     return OK if all(finding.ok for finding in findings) else FAILED
 
@@ -287,6 +296,12 @@ def _course(arguments: argparse.Namespace) -> int:
 
         print(write_site(arguments.html))
         return OK
+    if arguments.slides:
+        from labkit.classroom.slides import write_slides
+
+        for file in write_slides(arguments.slides, arguments.labs):
+            print(f"wrote {file}")
+        return OK
     if arguments.nbgrader:
         from labkit.classroom.nbgrader import write_course
 
@@ -316,6 +331,16 @@ def _handin(arguments: argparse.Namespace) -> int:
     from labkit.classroom import handin
 
     print(handin(arguments.name, arguments.runs, arguments.to))
+    return OK
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from labkit.classroom.packing import pack
+
+    lists = [text.split(",") if text else None for text in (arguments.platforms, arguments.pythons)]
+    made = pack(arguments.folder, *lists, arguments.profile, arguments.extras,
+                say=lambda line: print(line, flush=True))
+    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: {arguments.folder}/install")
     return OK
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from labkit.tables import Table
 
 PYTHONS = ((3, 11), (3, 13))  # first and last that the libraries have wheels for
 PATIENCE = 2.0  # seconds to wait for the hub
+STEPS, SLOW = 10, 1.0  # of a training that is timed for a class; seconds a step above which labs become tedious
 FREE = 3e9  # bytes on disk: the real model while it is fetched, and some runs
 MAIN = ("torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "jupyterlab")
 INSTALL = "python -m pip install -c constraints.txt -e '.[all]'"
@@ -56,6 +58,51 @@ def examine() -> list[Finding]:
     found = [*quick[:3], gpu(None), *quick[3:7], kernel(None), *quick[7:]]
     # Never amiss: everything under tiny and small works without the hub.
     return [*found, Finding("hub", hub(PATIENCE) or "cannot be reached; tiny and small need none"), recommendation()]
+
+
+def examine_class() -> list[Finding]:
+    """What `examine` finds, and what a room full of learners needs besides; trains for some seconds.
+
+    Returns:
+        The findings; here the real model counts as amiss where it is missing.
+    """
+    real = _real_model()
+    if not real.value.count("from:"):
+        real = Finding(real.name, real.value, False, "labkit fetch small, or install from a folder of `labkit pack`")
+    found = [real if finding.name == real.name else finding for finding in examine()]
+    return [*found, _notebooks(), _fresh(), _first_training()]
+
+
+def _notebooks() -> Finding:
+    """Whether every lab's notebook is there and as it was built."""
+    from labkit.course import stale
+
+    amiss = [text for text in stale() if text.startswith("notebooks/")]
+    return Finding("notebooks", "all there, as they were built" if not amiss else "; ".join(amiss[:3]), not amiss,
+                   "" if not amiss else "Copy the course anew, or: make course")
+
+
+def _fresh() -> Finding:
+    """Whether somebody's progress lies here already."""
+    from labkit.exercises.progress import progress_file
+
+    file = progress_file()
+    return Finding("progress", "none yet", True) if not file.exists() else Finding(
+        "progress", f"somebody's lies in {file}", False, f"Move it away before learners begin: {file.name}")
+
+
+def _first_training() -> Finding:
+    """How long a short training takes here, beside what the labs are planned for."""
+    from labkit import data
+    from labkit.training import finetune
+
+    with tempfile.TemporaryDirectory(prefix="labkit-") as folder:
+        started = time.perf_counter()
+        finetune(data.ticket_task("tone", "tiny").train, model="tiny", steps=STEPS, out=folder)
+        step = (time.perf_counter() - started) / STEPS
+    slow = step > SLOW
+    return Finding("speed", f"{step:.2f} s a step of 16 tickets; the labs are planned for up to {SLOW:g} s", not slow,
+                   "" if not slow else "Close other programs, or let two learners share a faster laptop")
 
 
 def _begin(look: Callable[[], Any]) -> Callable[[float | None], Any]:

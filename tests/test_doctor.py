@@ -136,3 +136,14 @@ def test_the_table_for_a_notebook_names_no_folder_of_this_machine():
     rows = doctor.table(findings).rows
     assert [row[""] for row in rows] == ["ok", "mend"]
     assert str(doctor.COURSE) not in str(rows) and str(Path.home()) + "/" not in str(rows)
+
+
+def test_before_a_class_a_missing_model_and_leftover_progress_are_amiss(monkeypatch, tmp_path):
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
+    left = tmp_path / "progress.json"
+    left.write_text("{}")
+    monkeypatch.setenv("LABKIT_PROGRESS", str(left))
+    found = {finding.name: finding for finding in doctor.examine_class()}
+    assert not found["real model"].ok and "labkit fetch small" in found["real model"].mend
+    assert not found["progress"].ok
+    assert found["notebooks"].ok and "s a step" in found["speed"].value
