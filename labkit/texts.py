@@ -14,7 +14,7 @@ import numpy as np
 
 from labkit.data.encode import IGNORED, collate, encode, pad_id, start_id
 from labkit.errors import LabError
-from labkit.evaluation.perplexity import ratio_interval
+from labkit.evaluation.perplexity import ratio_interval, token_log_likelihoods
 from labkit.guards import logits_of
 
 if TYPE_CHECKING:
@@ -65,14 +65,17 @@ def text_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_leng
 
 def text_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
                 max_length: int = 256, batch_size: int = 16) -> tuple[list[float], list[int]]:
-    """The mean loss of each text in nats, and over how many tokens; the first token is guessed from a start token."""
-    sums, counts = [0.0] * len(texts), [0] * len(texts)
-    pieces = [(i, row) for i, text in enumerate(texts) for row in text_rows([text], tokenizer, max_length).to_list()]
-    for (i, _), (loss, count) in zip(pieces, _sums(model, tokenizer, [row for _, row in pieces], batch_size),
-                                     strict=True):
-        sums[i] += loss
-        counts[i] += count
-    return [total / count for total, count in zip(sums, counts, strict=True)], counts
+    """The mean loss of each text in nats, and over how many tokens; the first token is guessed from a start token.
+
+    A text that is longer than `max_length` is read in windows that overlap by half (`token_log_likelihoods`).
+
+    Raises:
+        LabError: a text has no token.
+    """
+    each = token_log_likelihoods(model, tokenizer, texts, max_length, batch_size=batch_size)
+    if not all(each):
+        raise LabError("there is a text without a token", where=f"text {each.index([])}", expected="at least one token")
+    return [-sum(values) / len(values) for values in each], [len(values) for values in each]
 
 
 def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
