@@ -1,0 +1,91 @@
+"""Whether a learner may begin anywhere: each section of a lab alone in an empty namespace, each of its cells twice.
+
+    python tests/sections.py 03 04       # named labs; all of them where none is named
+
+It runs the learner's copies with short trainings, one kernel a lab, the namespace emptied before each section, and ends
+with code 1 if a section needs something that it does not load itself. test_sections.py runs one lab of it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from labkit.course import kernel_environment, names
+from labkit.profiles import COURSE
+
+SETTINGS = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": "3"}
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A cell that failed: its lab, the heading above it, whether at its first or second run, and the error."""
+
+    lab: str
+    heading: str
+    run: int
+    source: str
+    error: str
+
+    def __str__(self) -> str:
+        first = self.source.strip().splitlines()[0]
+        return f"{self.lab}, under \"{self.heading}\", run {self.run} of the cell {first!r}: {self.error}"
+
+
+def sections(book) -> list[tuple[str, list]]:
+    """(heading, code cells) for each second-level heading of a notebook; what stands before the first is a section."""
+    found: list[tuple[str, list]] = [("the beginning", [])]
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            for heading in re.findall(r"(?m)^## (.+)$", cell.source):
+                found.append((heading, []))
+        elif cell.source.strip():
+            found[-1][1].append(cell)
+    return [(heading, cells) for heading, cells in found if cells]
+
+
+def begin_anywhere(name: str, times: int = 2) -> list[Stop]:
+    """Run every section of a lab's learner's copy by itself, each cell `times` times in a row."""
+    book = nbformat.read(COURSE / "notebooks" / f"{name}.ipynb", as_version=4)
+    stops = []
+    with tempfile.TemporaryDirectory(prefix="labkit-") as scratch:
+        client = NotebookClient(book, kernel_name="python3", timeout=600, store_widget_state=False,
+                                resources={"metadata": {"path": str(COURSE / "notebooks")}})
+        with client.setup_kernel(env=kernel_environment(Path(scratch), **SETTINGS)):
+            for heading, cells in sections(book):
+                client.execute_cell(nbformat.v4.new_code_cell("%reset -f"), 0)
+                for cell in cells:
+                    if stop := _run(client, book, cell, times, name, heading):
+                        stops.append(stop)
+                        break
+    return stops
+
+
+def _run(client: NotebookClient, book, cell, times: int, name: str, heading: str) -> Stop | None:
+    for number in range(1, times + 1):
+        try:
+            client.execute_cell(cell, book.cells.index(cell))
+        except CellExecutionError as error:
+            return Stop(name, heading, number, cell.source, f"{error.ename}: {error.evalue}")
+    return None
+
+
+def main(words: list[str]) -> int:
+    """Print what stops; 1 if anything does."""
+    amiss = 0
+    for name in names(words):
+        stops = begin_anywhere(name)
+        amiss += len(stops)
+        print(name, "each section stands alone" if not stops else "", *stops, sep="\n  ", flush=True)
+    return 1 if amiss else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
