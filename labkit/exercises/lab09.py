@@ -106,10 +106,10 @@ def too_narrow(answer):
         raise Wrong('"lower" and "higher" are turned round: near high, the range should be higher.')
     if said == by(even):
         raise Wrong(f"for {cases[3][0]:g} between {cases[3][1]:g} and {cases[3][2]:g} on a log scale: expected fits, "
-                    "and got lower. You measured the place by difference: on a log scale compare logarithms.")
+                    "and got lower. You took the place by difference: on a log scale compare logarithms.")
     if said == by(scaled):
-        raise Wrong("for 9 between 8 and 64 without log: expected lower. You take logarithms everywhere: only where log "
-                    "is true.")
+        raise Wrong("for 9 between 8 and 64 without log: expected lower. You take logarithms everywhere: only where "
+                    "log is true.")
     if said == by([abs(s) for s in mixed], 0.0) or set(said) == {"fits"}:
         raise Wrong("every value fits, also one that has reached the end nearly. Is the margin used?")
     if said == by(mixed, 0.10):
@@ -176,9 +176,9 @@ def should_stop(answer):
         6: "with four others, fewer than startup = 5, none may be stopped yet: the median of so few says little.",
         1: "a trial with 45 % at its first look is stopped, where the others had 30 % in the middle then. Compare with "
            "the same look of the others, not with their ends.",
-        2: "a trial that is as good as the median is stopped: only what is below it is.",
         8: "a trial with 35 % at the first look is stopped: it is below the mean of the others, which one very good "
            "trial has raised, and above their median.",
+        2: "a trial that is as good as the median is stopped: only what is below it is.",
         3: "a trial is judged by its last figure; take its best so far, so that one bad look does not end it.",
         4: "a trial that was behind at the first look and is ahead now is stopped. Compare at its last look.",
         0: "a trial with 25 % is let through, where the others had 30 % in the middle at that look.",
@@ -230,11 +230,11 @@ def tpe_pick(answer):
         if got not in candidates:
             raise Wrong(f"{where}: {got:g} is none of the candidates.")
         usual = (
-            (min(candidates, key=ratio.get), "that has the smallest ratio: the good ones' density belongs above the "
-                                             "line, and max takes the largest."),
+            (min(candidates, key=ratio.get), "that has the smallest ratio: good ones above the line, bad ones below, "
+                                             "and max."),
             (max(candidates, key=lambda x: up[x] - down[x]), "that has the largest difference; TPE takes the ratio."),
-            (max(candidates, key=up.get), "that is where good ones are densest, whatever the bad ones say: many bad ones "
-                                          "lie there too. Divide by their density."),
+            (max(candidates, key=up.get), "that is where good ones are densest, but many bad ones lie there too. "
+                                          "Divide by their density."),
             (min(candidates, key=down.get), "that is where bad ones are rarest, but no good ones are either."),
             (max(candidates, key=down.get), "that is where most bad ones lie."),
         )

@@ -80,7 +80,6 @@ _MAY = {
     "batch_size": (lambda v: _whole(v) and v >= 1, "a whole number from 1 on"),
     "weight_decay": (lambda v: _number(v) and v >= 0, "a number from 0 on"),
     "method": (lambda v: v in METHODS, "one of " + ", ".join(METHODS)),
-    "schedule": (lambda v: isinstance(v, str), "the name of a schedule of transformers"),
 }
 _KINDS = {"float": Float, "int": Int, "choice": Choice}
 
@@ -166,8 +165,26 @@ def defaults(space: Space, profile: str | Profile | None = None) -> dict[str, An
     p = named(profile)
     usual = {"learning_rate": p.learning_rate, "rank": p.rank, "alpha": DEFAULT_SCALE * p.rank,
              "alpha_over_rank": DEFAULT_SCALE, "dropout": 0.0, "batch_size": p.batch_size, "weight_decay": 0.0,
-             "method": "lora", "schedule": "cosine"}
+             "method": "lora"}
     return {name: usual[name] for name in checked(space)}
+
+
+def usual_space(low: float | None = None, high: float | None = None,
+                profile: str | Profile | None = None) -> dict[str, Dimension]:
+    """What is usually searched for LoRA, with alpha tied to the rank.
+
+    Args:
+        low, high: of the learning rate; None is a twentieth of the profile's own, and twenty times it.
+        profile: None is the current one.
+    """
+    rate = named(profile).learning_rate
+    return {
+        "learning_rate": Float(rate / 20 if low is None else low, rate * 20 if high is None else high, log=True),
+        "rank": Int(8, 64, log=True),
+        "alpha_over_rank": Choice(1, 2, 4),
+        "batch_size": Choice(8, 16, 32),
+        "dropout": Float(0.0, 0.2),
+    }
 
 
 @dataclass(frozen=True)

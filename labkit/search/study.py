@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from labkit import data, evaluation, models
 from labkit.errors import LabError
 from labkit.evaluation import Score
+from labkit.guards import Tripped
 from labkit.search.space import PRUNING, STRATEGIES, TRIALS, Space, checked, described, setting_of
 from labkit.search.store import Store, hushed, import_optuna, me
 from labkit.search.trials import LOOKS, Bench
@@ -174,7 +175,7 @@ class Study:
                 done = self.bench(look, seed=self.head["seed"], **setting_of(trial.params))
             except optuna.TrialPruned:
                 end = {"state": states.PRUNED}
-            except LabError as error:  # a rate so high that the loss broke is an answer, too
+            except Tripped as error:  # a rate so high that the loss broke is an answer, too
                 trial.set_user_attr("said", str(error))
                 end = {"state": states.PRUNED}
             except BaseException:
@@ -218,7 +219,10 @@ class Study:
             raise LabError("no model to score", where="open_test", expected="at least one Run, by name")
         with self.store.turn():
             self.store.take_back(self.optuna)
-            self._refuse_to_open()
+            self.refuse_if_opened()
+            if running := [t.number for t in self.trials if t.state == "running"]:
+                raise LabError(f"trial {running[0]} is still running", where=self.store.place,
+                               todo="Open the test rows when nothing is left to choose")
             self.optuna.set_user_attr("opening", {"at": _now(), "by": me()})
         try:
             held = self.bench.ready(self.bench.task.test)
@@ -233,7 +237,12 @@ class Study:
             "gain": gain and vars(gain), "trials": len(self.counted)})
         return self.tested
 
-    def _refuse_to_open(self) -> None:
+    def refuse_if_opened(self) -> None:
+        """Nothing, where the test rows were not looked at yet.
+
+        Raises:
+            LabError: they were; the sentence says when, and what they said.
+        """
         attributes = self.optuna.user_attrs
         if found := attributes.get("tested"):
             said = "; ".join(f"{name}: {Score(**score)}" for name, score in found["scores"].items())
@@ -243,9 +252,6 @@ class Study:
         if found := attributes.get("opening"):
             raise LabError(f"an opening of the test rows began at {found['at']} and has not come to its end",
                            where=self.store.place, todo="Wait for it; if it was killed, test on fresh rows")
-        if running := [t.number for t in self.trials if t.state == "running"]:
-            raise LabError(f"trial {running[0]} is still running", where=self.store.place,
-                           todo="Open the test rows when nothing is left to choose")
 
 
 def study(
@@ -260,7 +266,7 @@ def study(
         task: a ticket task by its name, or a Task; trials learn from its training rows, are judged by its validation
             rows, and never see its test rows.
         space: Float, Int or Choice by name: learning_rate, rank, alpha or alpha_over_rank, dropout, batch_size,
-            weight_decay, method, schedule.
+            weight_decay, method.
         trials: in all, those of earlier calls and of other workers counted; 0 looks at what is there.
         strategy: "random", or "tpe" (Bergstra et al., 2011): ten trials at random, then where it was good.
         pruning: "median" stops a trial that is below the median of the others at the same look, "halving" (successive
@@ -328,6 +334,36 @@ def pruner(name: str):
     if name == "halving":
         return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=LOOKS)
     return pruners.NopPruner()
+
+
+def trials_in(place: str | Path, name: str = "study") -> list[Tried]:
+    """The trials of a study that others are at, without a task or a model; none where it was not begun yet."""
+    store = Store(place, name)
+    if name not in store.optuna.get_all_study_names(store.storage):
+        return []
+    return [_tried(trial) for trial in store.optuna.load_study(study_name=name, storage=store.storage).get_trials()]
+
+
+def replay(trials: Sequence[Tried], pruning: str) -> dict[int, int]:
+    """Which trials a pruner would have stopped, and at which look, had it been there: number to look.
+
+    Args:
+        trials: such as ran to their end, in their order.
+        pruning: "median", "halving" or "none".
+    """
+    optuna, stopped = import_optuna(), {}
+    again = optuna.create_study(direction="maximize", pruner=pruner(pruning))
+    for tried in trials:
+        trial = again.ask()
+        for look, value in sorted(tried.looks.items()):
+            trial.report(value, look)
+            if look < LOOKS and trial.should_prune():
+                stopped[tried.number] = look
+                again.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            again.tell(trial, tried.value)
+    return stopped
 
 
 def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
