@@ -26,8 +26,9 @@ space = {"learning_rate": search.Float(1e-6, 1e-3, log=True), "rank": search.Int
 table(search.defaults(space))
 
 # %% [markdown]
-# `space` says what may vary; `search.usual_space()` is short for it further down. alpha is tied to the rank here, alpha = `alpha_over_rank` × r, so that a larger rank does
-# not also change the scale of the detour (lab 03); with `alpha` in its place it would be free.
+# `space` says what may vary; `search.usual_space()` is short for it further down. alpha is tied to the rank here,
+# alpha = `alpha_over_rank` × r, so that a larger rank does not also change the scale of the detour (lab 03); with
+# `alpha` in its place it would be free.
 #
 # ## A trial is a short training
 # One setting is tried by a training so short that twenty of them fit into a coffee break. A `Bench` loads the base
@@ -206,8 +207,8 @@ def should_stop(looks, others, startup=5):
 check("should_stop", should_stop)
 
 # %% [markdown]
-# *Successive halving* is stricter: at each rung only the best third goes on. Both can be tried on the random trials
-# after the fact, since those ran to their end. **Predict** how many rows each rule saves, and whether the winner
+# *Successive halving* has another rule: of all that reached a look so far, only the best third goes on. Both can be
+# tried on the random trials after the fact, since those ran to their end. **Predict** how many rows each rule saves, and whether the winner
 # survives it.
 
 # %%
@@ -231,7 +232,7 @@ table(*({"rule": name, "stopped": f"{len(out)} of {len(trials)}", "winner": "sto
         for name, out in rules.items()))
 
 # %% [markdown]
-# By hand and by the library the same trials are stopped. A rule that saves more also errs more: a slow starter looks
+# By hand and by the library the same trials are stopped. A rule that saves more can err more: a slow starter looks
 # like a loser. Whether it was one, only a search without pruning knows, such as this one.
 #
 # ## Look where it was good
