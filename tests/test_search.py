@@ -118,8 +118,8 @@ def test_the_usual_space_lies_around_the_profiles_own_settings():
 
 def test_the_median_rule_by_hand_is_optunas():
     dice, mine, ended = random.Random(0), {}, []
-    tried = [search.Tried(n, "done", {}, {}, dice.random(), None, {k: dice.random() for k in (1, 2, 3)}, 0, 0, 0, None,
-                          "") for n in range(300)]
+    tried = [search.Tried(n, "done", {}, {}, dice.random(), None, {k: dice.random() for k in (1, 2, 3)}, 0, 0, 0, 0,
+                          None, "") for n in range(300)]
     for t in tried:
         behind = [n for n in (1, 2) if by_hand.should_stop({k: v for k, v in t.looks.items() if k <= n}, ended)]
         mine |= {t.number: behind[0]} if behind else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,9 +85,18 @@ class Store:
                            todo="Choose another file; this one stays as it is") from error
 
     def _database(self):
-        try:
+        def opened():
             return self.optuna.storages.RDBStorage(self.place, heartbeat_interval=BEAT, grace_period=GONE,
                                                    heartbeat_stale_trial_callback=wait_again)
+
+        try:
+            try:
+                return opened()
+            except Exception as error:
+                if "exist" not in str(error) and "duplicate" not in str(error):
+                    raise
+                time.sleep(1)  # two hosts made the tables at the same moment: by now they are there
+                return opened()
         except ImportError as error:
             raise LabError(f"a driver for this database is missing ({error})", where=self._told(),
                            todo="For PostgreSQL run `pip install 'psycopg[binary]'`, and write the address with "
@@ -110,6 +120,8 @@ class Store:
             from sqlalchemy import text
 
             with self.storage.engine.connect() as connection:
+                for setting in ("idle = 10", "interval = 5", "count = 3"):  # a holder that was cut off is soon noticed
+                    connection.execute(text(f"SET tcp_keepalives_{setting}"))
                 connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
                 try:
                     yield

@@ -35,8 +35,12 @@ STATES = {"COMPLETE": "done", "PRUNED": "stopped early", "FAIL": "failed", "RUNN
 
 @dataclass(frozen=True)
 class Tried:
-    """One trial of a study. `value` is its last figure, `looks` those on the way; `state` is "done", "stopped early",
-    "failed", "running" or "waiting"; `retry_of` the number of a trial whose worker was lost."""
+    """One trial of a study.
+
+    `value` is its last figure, `looks` those on the way; `state` is "done", "stopped early", "failed", "running" or
+    "waiting"; `busy` are seconds of processor time, of all cores together; `memory` is what the process held afterwards,
+    in MB; `retry_of` is the number of a trial whose worker was lost.
+    """
 
     number: int
     state: str
@@ -46,6 +50,7 @@ class Tried:
     score: Score | None
     looks: dict[int, float]
     seconds: float | None
+    busy: float | None
     memory: float | None
     worker: int | None
     retry_of: int | None
@@ -96,6 +101,11 @@ class Study:
     def seconds(self) -> float:
         """What the trials took, added up over all workers."""
         return sum(t.seconds or 0 for t in self.trials)
+
+    @property
+    def busy(self) -> float:
+        """The same in seconds of processor time, of all cores together: what else the machine does is not in it."""
+        return sum(t.busy or 0 for t in self.trials)
 
     def table(self, most: int | None = None, by: str = "value") -> Table:
         """The trials, the best first, or by="number" in their order."""
@@ -162,7 +172,7 @@ class Study:
 
     def _run(self, trial: optuna.Trial) -> None:
         optuna = self.store.optuna
-        states, began = optuna.trial.TrialState, time.monotonic()
+        states, began, busy = optuna.trial.TrialState, time.monotonic(), time.process_time()
 
         def look(number: int, value: float) -> None:
             trial.report(value, number)
@@ -186,6 +196,7 @@ class Study:
                 end = {"values": done.accuracy.value}
             gc.collect()
             trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
+            trial.set_user_attr("busy", round(time.process_time() - busy, 2))
             trial.set_user_attr("memory", _resident())
             try:
                 self.optuna.tell(trial, **end)
@@ -275,7 +286,7 @@ def study(
         name: of the study in a database.
         first: settings to try before anything is drawn, such as `[search.defaults(space)]`.
         seed: of what is drawn and of every trial's training.
-        rows: that a trial learns from; None is 8 times the profile's `trial_steps`.
+        rows: that a trial learns from; None is 6 times the profile's `trial_steps`.
         model: profile, folder or hub id; None is the current profile.
         told: called with each trial that ends here.
         fresh: throw away what lies in the file.
@@ -372,8 +383,8 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
     state, params = STATES[trial.state.name], dict(trial.params)
     value = score.value if score else looks[max(looks)] if looks else None
     return Tried(trial.number, state, params, setting_of(params), value, score, looks, attributes.get("seconds"),
-                 attributes.get("memory"), (attributes.get("worker") or {}).get("pid"), attributes.get("retry_of"),
-                 attributes.get("said", ""))
+                 attributes.get("busy"), attributes.get("memory"), (attributes.get("worker") or {}).get("pid"),
+                 attributes.get("retry_of"), attributes.get("said", ""))
 
 
 def _resident() -> float:
