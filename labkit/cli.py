@@ -1,4 +1,4 @@
-"""The command line: `labkit doctor | fetch | inspect | finetune | evaluate | gate | chat | demo | course ...`.
+"""The command line: `labkit doctor | fetch | inspect | finetune | search | evaluate | gate | chat | demo | ...`.
 
 Top of everything: it reads options, calls one function, prints what came, and turns a LabError into its sentence.
 """
@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--html", metavar="FILE", help="write the report there too, as one page")
     _finetune_options(command("finetune", _finetune, "train on a file, and say how good the result is",
                               "labkit finetune my_tickets.csv --columns subject,team --model small"))
+    _search_options(command("search", _search, "try settings, judged on validation rows, and say which was best",
+                            "labkit search my_tickets.csv --space space.yml --study runs/search.log"))
     evaluate = command("evaluate", _evaluate, "score a model row by row, and keep it for the gate",
                        "labkit evaluate runs/new --task intent")
     evaluate.add_argument("model", metavar="RUN", help="a run's folder; or tiny, small, a model's folder, a hub id")
@@ -160,6 +162,26 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
 
 
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FILE", help="as for finetune; or the word tickets for the shipped ones")
+    parser.add_argument("--space", metavar="FILE", required=True, help="YAML: search_space and search_strategy")
+    parser.add_argument("--study", metavar="PLACE", default="runs/search.log", help="a file, or the address of a "
+                        "PostgreSQL database, that keeps the study; named again, it is gone on with, or joined")
+    parser.add_argument("--name", default="study", help="of the study in a database")
+    parser.add_argument("--trials", type=_count, help="in all, in place of num_trials")
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on this machine")
+    parser.add_argument("--rows", type=_count, help="rows that each trial learns from")
+    parser.add_argument("--columns", metavar="A,B", help="the two columns to train on, question first")
+    parser.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary or reply")
+    parser.add_argument("--model", help="tiny, small, full, a folder with a model, or a hub id such as owner/name")
+    parser.add_argument("--group", metavar="COLUMN", help="rows with the same value there are not parted by the split")
+    parser.add_argument("--test", metavar="FILE", help="rows to test on, in place of a tenth of the first file")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, of what is drawn and of every training")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out, counted and named")
+    parser.add_argument("--open-test", action="store_true", help="train the best setting and the profile's own, and "
+                        "score both on the test rows: once, and the study is closed")
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
@@ -205,6 +227,12 @@ def _finetune(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
     _show(run_job(**options))
     return OK
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from labkit.search.job import run_search
+
+    return OK if run_search(**{name: value for name, value in vars(arguments).items() if name != "run"}) else FAILED
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ from labkit.cli import main
 from labkit.course import Result
 from labkit.profiles import COURSE
 
-COMMANDS = ["doctor", "fetch", "inspect", "finetune", "evaluate", "gate", "chat", "demo", "course", "progress", "real"]
+COMMANDS = ["doctor", "fetch", "inspect", "finetune", "search", "evaluate", "gate", "chat", "demo", "course",
+            "progress", "real"]
 
 
 def words(*argv: str, capsys) -> tuple[int, str, str]:
