@@ -104,7 +104,7 @@ def test_the_runtime_reads_codes_scales_and_zeros_as_they_were_written(tmp_path,
     wanted = quantize.restored(*quantize.rounded(weight, bits, recipe.block, recipe.symmetric or bits == 8,
                                                  "nearest" if bits == 8 else "shrunk"))
     assert np.allclose(got, x @ wanted.T, atol=1e-3)
-    assert np.abs(wanted - weight).max() < (0.35 if bits == 4 else 0.03)
+    assert np.abs(wanted - weight).mean() < (0.12 if bits == 4 else 0.008)
 
 
 def test_gptq_loses_less_where_inputs_go_together():

@@ -6,7 +6,7 @@ import pytest
 from exported import with_adapters
 
 from labkit import LabError, data, models
-from labkit.export import to_onnx
+from labkit.export import ROAD, to_onnx
 from labkit.ledger import Served, follow
 from labkit.serving import running
 
@@ -69,6 +69,6 @@ def test_nobody_there_and_nothing_to_follow_are_told():
 
 
 def test_int4_and_fp32_can_be_told_apart(many, tmp_path):
-    int4 = to_onnx("tiny", "int4", out=tmp_path / "int4")
+    int4 = to_onnx("tiny", "int4", recipe=ROAD["nearest"], out=tmp_path / "int4")
     found = follow({"ONNX fp32": many, "ONNX int4": int4}, ROWS, TONE.labels, 8, timed=False)
     assert 1e-3 < found["ONNX int4"].gap and found["ONNX int4"].tokens_in

@@ -22,7 +22,7 @@ LAB = "10"
     after="It grows with every token and every client. A long prompt can cost more than the weights.",
 )
 def kv_cache_bytes(answer):
-    for layers, heads, size, tokens, each in ((4, 3, 64, 100, 4), (30, 3, 64, 1000, 2), (24, 2, 128, 7, 4)):
+    for layers, heads, size, tokens, each in ((5, 3, 64, 100, 4), (30, 3, 64, 1000, 2), (24, 2, 128, 7, 4)):
         got = call(answer, layers, heads, size, tokens, each)
         where = f"for {layers} layers, {heads} heads of {size}, {tokens} tokens of {each} bytes"
         expect_type(got, (int, float), where)

@@ -1,12 +1,23 @@
 """From a trained model to one that runs without PyTorch: ONNX through onnxruntime-genai, measured against its source.
 
 Takes a Run or a model; gives an OnnxModel, in full precision or quantised, with adapters that are switched by name.
+Names are imported at first use, so that whoever only runs a model does not wait for what trains one.
 """
 
-from labkit.export.build import PRECISIONS, to_onnx
-from labkit.export.model import OnnxModel, Piece, folder_bytes
-from labkit.export.quantize import INT4, INT8, ROAD, Recipe
-from labkit.export.tokens import STRINGS, gaps
+from __future__ import annotations
 
-__all__ = ["folder_bytes", "gaps", "INT4", "INT8", "OnnxModel", "Piece", "PRECISIONS", "Recipe", "ROAD", "STRINGS",
-           "to_onnx"]
+_HOMES = {
+    "to_onnx": "build", "quantised": "build", "PRECISIONS": "build",
+    "OnnxModel": "model", "Piece": "model", "folder_bytes": "model",
+    "Recipe": "quantize", "ROAD": "quantize", "INT4": "quantize", "INT8": "quantize",
+    "STRINGS": "tokens", "gaps": "tokens",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    from importlib import import_module
+
+    if name in _HOMES:
+        return getattr(import_module(f"labkit.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'labkit.export' has no attribute {name!r}")
