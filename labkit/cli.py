@@ -1,5 +1,4 @@
-"""The command line: `labkit doctor | fetch | inspect | finetune | search | evaluate | gate | chat | demo | ...`.
-"""The command line: `labkit doctor | fetch | inspect | finetune | evaluate | gate | chat | serve | demo ...`.
+"""The command line: `labkit doctor | fetch | inspect | finetune | evaluate | search | chat | serve | course ...`.
 
 Top of everything: it reads options, calls one function, prints what came, and turns a LabError into its sentence.
 """
