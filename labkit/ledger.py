@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WRITTEN = 16  # prompts that every stage writes an answer to
 TOKENS = 24  # of such an answer
+LONG = 96  # of one that is scored itself, where there are no labels to choose among
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Ledger:
                 "tokens in": "-" if e.tokens_in is None else "same" if e.tokens_in else "differ",
                 "gap, nats": None if e.gap is None else float(f"{e.gap:.2g}"),
                 "answers as before": None if e.same is None else f"{e.same:.0%}",
-                "accuracy": str(e.accuracy),
+                e.accuracy.metric: str(e.accuracy),
                 "MB": None if e.bytes is None else round(e.bytes / 1e6, 2),
                 "tokens/s": None if e.decode is None else round(e.decode),
             })
@@ -132,15 +133,15 @@ class Ledger:
         return found
 
 
-def follow(stages: Mapping[str, Any], rows: Dataset, labels: Sequence[str], written: int = WRITTEN,
+def follow(stages: Mapping[str, Any], rows: Dataset, labels: Sequence[str] = (), written: int = WRITTEN,
            timed: bool = True) -> Ledger:
     """Ask every stage the same prompts, in order.
 
     Args:
         stages: name to a pair (model, tokenizer), a Run, an OnnxModel, a pair (OnnxModel, name of an adapter), or a
             Served.
-        rows: examples with `prompt` and `label`; the same for all.
-        labels: to choose among.
+        rows: examples with `prompt` and `completion`; the same for all.
+        labels: to choose among; without them answers are written, and the figure is ROUGE-L.
         written: how many of the prompts are also answered in free writing, token by token.
         timed: measure tokens a second too.
 
@@ -150,12 +151,14 @@ def follow(stages: Mapping[str, Any], rows: Dataset, labels: Sequence[str], writ
     if not stages or not len(rows):
         raise LabError("nothing to follow", where="ledger", expected="at least one stage and one row")
     ledger = Ledger()
-    prompts, truth, groups = list(rows["prompt"]), list(rows["label"]), evaluation.groups_of(rows)
+    prompts, truth, groups = list(rows["prompt"]), list(rows["completion"]), evaluation.groups_of(rows)
+    figure = evaluation.accuracy if labels else evaluation.rouge_l
+    written = written if labels else len(prompts)
     before: Entry | None = None
     for name, stage in stages.items():
         found = _ask(stage, prompts, labels, written, timed)
         said = found.pop("said")
-        entry = Entry(name=name, accuracy=evaluation.accuracy(truth, said, groups), **found, **_beside(found, before))
+        entry = Entry(name=name, accuracy=figure(truth, said, groups), **found, **_beside(found, before))
         ledger.entries.append(entry)
         before = entry
     return ledger
@@ -172,18 +175,18 @@ def _ask(stage: Any, prompts: list, labels: Sequence[str], written: int, timed: 
         stage, adapter = stage
     if isinstance(stage, OnnxModel):
         ids = [stage.prompt_ids(prompt) for prompt in prompts]
-        scores = stage.score_labels(prompts, labels, adapter)
-        answers = stage.generate(prompts[:written], TOKENS, adapter=adapter)
+        scores = stage.score_labels(prompts, labels, adapter) if labels else None
+        answers = stage.generate(prompts[:written], TOKENS if labels else LONG, adapter=adapter)
         size = stage.bytes
     else:
         stage = stage.loaded if isinstance(stage, Run) else stage
         model, tokenizer = stage
         ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-        scores = evaluation.score_labels(model, tokenizer, prompts, labels).numpy()
-        answers = evaluation.generate(model, tokenizer, prompts[:written], TOKENS)
+        scores = evaluation.score_labels(model, tokenizer, prompts, labels).numpy() if labels else None
+        answers = evaluation.generate(model, tokenizer, prompts[:written], TOKENS if labels else LONG)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
     return {"counts": [len(row) for row in ids], "ids": ids, "scores": scores, "answers": answers,
-            "said": [labels[i] for i in scores.argmax(-1)], "bytes": size,
+            "said": answers if scores is None else [labels[i] for i in scores.argmax(-1)], "bytes": size,
             "decode": speed(stage, 64, 16, repeats=2).decode if timed else None}
 
 

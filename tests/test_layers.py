@@ -22,6 +22,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
+    {"capstone"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
     {"cli", "course", "doctor", "classroom", "site"},
 ]

@@ -1,0 +1,319 @@
+"""A capstone project: one folder, one file of data, and the eight steps from it to a model that runs without PyTorch.
+
+Over everything else: each step calls what its lab taught and leaves its result in the folder, where `rubric` finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit import data, evaluation, models, search
+from labkit.data import inspection
+from labkit.errors import LabError
+from labkit.evaluation import Evaluation, Score
+from labkit.evaluation.runner import TASKS
+from labkit.intake import Intake, divide, understand
+from labkit.profiles import COURSE, current, runs
+from labkit.tables import Table
+from labkit.training import Run, capped, finetune
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from labkit.export import OnnxModel
+    from labkit.ledger import Ledger
+
+STEPS = ("report", "split", "baselines", "methods", "search", "evaluation", "gate", "export")
+SHIPPED = {"handbook": ("data/handbook/train.jsonl", "data/handbook/test.jsonl")}
+PARTS = ("train", "validation", "test")
+TRIALS = 10
+TESTED = 64  # rows that are scored where the answer is free text: writing takes longer than picking
+FOLLOWED = 12  # prompts of the ledger
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's folder and its file; `steps` are optimizer steps of the trainings, by the profile where not given.
+
+    Every step can be done again: it then takes what is there, if it was made of the same things.
+    """
+
+    folder: Path
+    source: str
+    test: str | None = None
+    steps: int | None = None
+
+    @classmethod
+    def open(cls, source: str | Path = "handbook", folder: str | Path | None = None, *, test: str | Path | None = None,
+             steps: int | None = None) -> Project:
+        """Begin a project, or go on with one.
+
+        Args:
+            source: a file as `labkit finetune` takes it (JSON, JSONL, CSV, TSV, Parquet), or "handbook".
+            folder: of the project; below `runs/` where it is not given.
+            test: another file to test on, in the same form.
+            steps: optimizer steps of a training; the profile's where it is not given.
+
+        Raises:
+            LabError: the file cannot be read, or the folder holds a project on another one.
+        """
+        source, test = SHIPPED.get(str(source), (source, test)) if str(source) in SHIPPED else (source, test)
+        paths = [str(path) if Path(path).is_absolute() or not (COURSE / path).is_file() else str(COURSE / path)
+                 for path in (source, test) if path]
+        source, test = (*paths, None)[:2]
+        folder = Path(folder) if folder else runs(f"capstone-{Path(source).stem}")
+        made = cls(folder, source, test, steps)
+        facts = {"source": Path(source).name, "sha256": made.intake.sha256, "kind": made.kind}
+        file = folder / "project.json"
+        if file.is_file() and (known := read(file)) != facts:
+            raise LabError(f"there is a project on {known.get('source')} here, or on another version of this file",
+                           where=str(folder), todo="Choose another folder, or delete that one")
+        write(file, facts)
+        return made
+
+    # -- what the file is -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The file as it was understood; rows that cannot be used are left out, counted and named."""
+        return understand(self.source, test=self.test, skip_bad_rows=True)
+
+    @property
+    def kind(self) -> str:
+        """What the task is: "classification" or "generation"."""
+        return "classification" if self.intake.kind == "label" else "generation"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.intake.labels
+
+    @property
+    def metric(self) -> str:
+        """The figure that counts."""
+        return TASKS[self.kind]
+
+    def part(self, name: str) -> Dataset:
+        """Rows of a split, as the second step wrote them.
+
+        Raises:
+            LabError: it did not yet.
+        """
+        from datasets import Dataset
+
+        file = self.folder / "splits" / f"{name}.jsonl"
+        if not file.is_file():
+            raise LabError("there is no split yet", where=str(file), todo="Take the step before: project.split()")
+        with open(file, encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        if self.kind == "classification":
+            rows = [{**row, "label": row["completion"]} for row in rows]
+        return Dataset.from_list(rows)
+
+    @property
+    def tested(self) -> Dataset:
+        """The test rows that are scored: all of them, or `TESTED` where answers are written."""
+        rows = self.part("test")
+        return rows if self.kind == "classification" or len(rows) <= TESTED else rows.select(range(TESTED))
+
+    @property
+    def task(self) -> data.Task:
+        """The splits as a Task, for `search`."""
+        return data.Task(Path(self.source).stem, self.intake.template, self.labels,
+                         *(self.part(name) for name in PARTS))
+
+    # -- the eight steps --------------------------------------------------------------------------------------------
+
+    def report(self) -> inspection.Report:
+        """1. What is wrong with the rows: report.html for people, report.json for the check."""
+        found = inspection.inspect(self.rows())
+        write(self.folder / "report.json", {"sha256": self.intake.sha256, "counts": found.counts})
+        (self.folder / "report.html").write_text(found.page(f"What is in {Path(self.source).name}"), encoding="utf-8")
+        return found
+
+    def rows(self) -> dict[str, Dataset]:
+        """The examples as the file has them, with the prompt as plain text; the test file's rows beside them."""
+        names = {"all": "train"}
+        return {names.get(name, name): _plain(rows) for name, rows in self.intake.parts.items() if name in
+                ("all", "test")}
+
+    def split(self) -> Table:
+        """2. Train, validation and test in splits/, and what was left out."""
+        intake = understand(self.source, test=self.test, skip_bad_rows=True)
+        divide(intake, models.load()[1], current().max_length, True, SEED)
+        for name in PARTS:
+            kept = [{"prompt": row["prompt"], "completion": row["completion"], "line": row["line"]}
+                    for row in intake.parts[name].select_columns(["prompt", "completion", "line"]).to_list()]
+            file = self.folder / "splits" / f"{name}.jsonl"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+        write(self.folder / "splits" / "left_out.json", intake.left_out)
+        return Table([{"split": name, "rows": len(self.part(name))} for name in PARTS],
+                     f"{len(intake.left_out)} rows left out")
+
+    def baselines(self) -> Table:
+        """3. What costs nothing, on the test rows: the commonest answer, similar words, the base as it is."""
+        train, held = self.part("train"), self.tested
+        said = {"the commonest answer": evaluation.majority(list(train["completion"]), len(held)),
+                "similar words": self.by_words(held)}
+        found = {name: {"answers": answers, "score": asdict(self.score(held, answers))}
+                 for name, answers in said.items()}
+        base = self.evaluate(models.load(), "base", held)
+        base.save(self.folder / "base")
+        found["base"] = {"answers": base.answers, "score": asdict(base.main)}
+        write(self.folder / "baselines.json", found)
+        return Table([{"": name, self.metric: str(Score(**row["score"]))} for name, row in found.items()],
+                     f"{len(held)} test rows")
+
+    def by_words(self, held: Dataset) -> list[str]:
+        """The answers of a bag of words; where answers are free text, that of the most similar training question."""
+        train = self.part("train")
+        say = evaluation.bag_of_words if self.kind == "classification" else evaluation.nearest_answer
+        return say([text(p) for p in train["prompt"]], list(train["completion"]), [text(p) for p in held["prompt"]])
+
+    def methods(self, names: tuple[str, str] = ("lora", "full")) -> Table:
+        """4. Two methods on the same rows with the same number of steps, compared on validation rows."""
+        steps, found = self._steps(2), {}
+        for name in names:
+            run = finetune(self.part("train"), method=name, steps=steps, seed=SEED, reuse=True,
+                           out=self.folder / "methods" / name)
+            score = self.evaluate(run, name, self._watched()).main
+            found[name] = {"score": asdict(score), "trainable": run.trainable, "seconds": round(run.seconds, 1)}
+        write(self.folder / "methods.json", found)
+        return Table([{"method": name, self.metric: str(Score(**row["score"])), "trainable": row["trainable"],
+                       "seconds": row["seconds"]} for name, row in found.items()],
+                     f"{steps} steps each; {len(self._watched())} validation rows")
+
+    def search(self, trials: int = TRIALS) -> search.Study:
+        """5. Ten trials of LoRA's settings, judged on validation rows; the best one goes to chosen.json."""
+        space = search.usual_space()
+        found = search.study(self.task, space, trials=trials, file=self.folder / "search.log", seed=SEED,
+                             rows=None if self.steps is None else 8 * self.steps)
+        write(self.folder / "chosen.json", {"trial": found.best.number, "setting": found.best.setting})
+        return found
+
+    def final(self) -> Run:
+        """The model itself: LoRA with the chosen settings on all training rows."""
+        setting = read(self.folder / "chosen.json")["setting"]
+        return finetune(self.part("train"), steps=self._steps(), seed=SEED, reuse=True, out=self.folder / "final",
+                        **setting)
+
+    def evaluation(self) -> Table:
+        """6. The test rows, opened once everything is chosen: final/evaluation.json beside base/evaluation.json."""
+        held = self.tested
+        tuned = self.evaluate(self.final(), "tuned", held)
+        tuned.save(self.folder / "final")
+        return evaluation.compare({"base": Evaluation.read(self.folder / "base"), "tuned": tuned})
+
+    def gate(self, rules: list[dict] | None = None) -> evaluation.Verdict:
+        """7. May it take the base's place? The rules and what they said go to gate.json."""
+        base, tuned = (Evaluation.read(self.folder / name) for name in ("base", "final"))
+        rules = rules or [{"metric": "main", "no_drop": 0.0}]
+        verdict = evaluation.gate(tuned, base, rules)
+        write(self.folder / "gate.json", {"rules": rules, "passed": verdict.passed,
+                                          "saw": [checked.saw for checked in verdict.checked]})
+        return verdict
+
+    def export(self) -> Ledger:
+        """8. ONNX in 4 bits, the ledger from the base to it, and the model card."""
+        from labkit import adapters, ledger
+
+        run, held = self.final(), self.tested
+        onnx = self.onnx()
+        model, tokenizer = run.loaded
+        stages = {"base": models.load(), "adapter": run, "merged": (adapters.merge(model), tokenizer),
+                  "ONNX int4": onnx}
+        book = ledger.follow(stages, held.select(range(min(FOLLOWED, len(held)))), self.labels, timed=False)
+        write(self.folder / "ledger.json", {"rows": book.table().rows,
+                                            "answers": {entry.name: entry.answers for entry in book.entries}})
+        evaluation.model_card(run, Evaluation.read(self.folder / "final"), title=self.folder.name,
+                              dataset=Path(self.source).stem, out=self.folder,
+                              against={"base": Evaluation.read(self.folder / "base")})
+        return book
+
+    def onnx(self) -> OnnxModel:
+        """The tuned model as ONNX in 4 bits."""
+        from labkit import export
+
+        prompts = [text(prompt) for prompt in self.part("train")["prompt"][:24]]
+        return export.to_onnx(self.final(), "int4", out=self.folder / "onnx", texts=prompts, reuse=True)
+
+    def upto(self, step: str) -> None:
+        """Take every step up to this one that has left nothing yet, by the course's own way, and say so.
+
+        Raises:
+            LabError: there is no such step.
+        """
+        if step not in STEPS:
+            raise LabError(f"there is no step {step!r}", where="upto", expected=", ".join(STEPS))
+        for name in STEPS[: STEPS.index(step) + 1]:
+            if not done(self, name):
+                print(f"{name}: not there yet, so the course takes this step its own way")
+                getattr(self, name)()
+
+    # -- what several steps need ------------------------------------------------------------------------------------
+
+    def evaluate(self, model: Any, name: str, held: Dataset) -> Evaluation:
+        """A model's answers to rows of this project, scored."""
+        labels = self.labels if self.kind == "classification" else None
+        return evaluation.evaluate_model(model, held, self.kind, name=name, labels=labels, progress=False)
+
+    def score(self, held: Dataset, answers: list[str]) -> Score:
+        """The project's figure of answers that are there."""
+        figure = evaluation.accuracy if self.kind == "classification" else evaluation.rouge_l
+        return figure(list(held["completion"]), answers, evaluation.groups_of(held))
+
+    def _watched(self) -> Dataset:
+        rows = self.part("validation")
+        return rows.select(range(min(len(rows), TESTED)))
+
+    def _steps(self, share: int = 1) -> int:
+        return capped(max(1, (self.steps or current().steps) // share))
+
+
+def done(project: Project, step: str) -> bool:
+    """Whether a step has left what it leaves; `rubric.examine` says whether it is any good."""
+    left = {"report": "report.json", "split": "splits/test.jsonl", "baselines": "baselines.json",
+            "methods": "methods.json", "search": "chosen.json", "evaluation": "final/evaluation.json",
+            "gate": "gate.json", "export": "ledger.json"}
+    return (project.folder / left[step]).is_file()
+
+
+def read(file: Path) -> Any:
+    """JSON of a project's file.
+
+    Raises:
+        LabError: it is not there, or damaged.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabError("is not there yet", where=str(file), todo="Take the step that leaves it") from None
+    except ValueError as error:
+        raise LabError("is damaged", where=str(file), todo="Delete it and take that step again") from error
+
+
+def write(file: Path, facts: Any) -> None:
+    """JSON, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, file)
+
+
+def text(prompt: str | list[dict[str, str]]) -> str:
+    """A prompt as plain text: of a chat, its turns below each other."""
+    return prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+
+
+def _plain(rows: Dataset) -> Dataset:
+    from datasets import Dataset
+
+    name = "label" if "label" in rows.column_names else "completion"
+    return Dataset.from_dict({"text" if name == "label" else "prompt": [text(prompt) for prompt in rows["prompt"]],
+                              name: list(rows[name])})
