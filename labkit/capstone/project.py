@@ -33,7 +33,8 @@ SHIPPED = {"handbook": ("data/handbook/train.jsonl", "data/handbook/test.jsonl")
 PARTS = ("train", "validation", "test")
 TRIALS = 10
 TESTED = 64  # rows that are scored where the answer is free text: writing takes longer than picking
-FOLLOWED = 12  # prompts of the ledger
+FOLLOWED = 24  # prompts of the ledger
+DRIFT = 0.10  # how much the 4-bit model may lose on them against the merged one: they are few
 SEED = 0
 
 
@@ -50,12 +51,13 @@ class Project:
     steps: int | None = None
 
     @classmethod
-    def open(cls, source: str | Path = "handbook", folder: str | Path | None = None, *, test: str | Path | None = None,
-             steps: int | None = None) -> Project:
+    def open(cls, source: str | Path | None = None, folder: str | Path | None = None, *,
+             test: str | Path | None = None, steps: int | None = None) -> Project:
         """Begin a project, or go on with one.
 
         Args:
-            source: a file as `labkit finetune` takes it (JSON, JSONL, CSV, TSV, Parquet), or "handbook".
+            source: a file as `labkit finetune` takes it (JSON, JSONL, CSV, TSV, Parquet), or "handbook"; None is the
+                project that was opened last in this course, or the handbook.
             folder: of the project; below `runs/` where it is not given.
             test: another file to test on, in the same form.
             steps: optimizer steps of a training; the profile's where it is not given.
@@ -63,18 +65,19 @@ class Project:
         Raises:
             LabError: the file cannot be read, or the folder holds a project on another one.
         """
-        source, test = SHIPPED.get(str(source), (source, test)) if str(source) in SHIPPED else (source, test)
-        paths = [str(path) if Path(path).is_absolute() or not (COURSE / path).is_file() else str(COURSE / path)
-                 for path in (source, test) if path]
-        source, test = (*paths, None)[:2]
-        folder = Path(folder) if folder else runs(f"capstone-{Path(source).stem}")
-        made = cls(folder, source, test, steps)
-        facts = {"source": Path(source).name, "sha256": made.intake.sha256, "kind": made.kind}
-        file = folder / "project.json"
+        if source is None and _last().is_file():
+            known = read(_last())
+            return cls(Path(known["folder"]), known["source"], known["test"], known["steps"])
+        name, source = Path(source or "handbook").stem, str(source or "handbook")
+        source, test = (str(COURSE / path) for path in SHIPPED[source]) if source in SHIPPED else (source, test)
+        made = cls(Path(folder) if folder else runs(f"capstone-{name}"), source, str(test) if test else None, steps)
+        facts = {"source": name, "sha256": made.intake.sha256, "kind": made.kind}
+        file = made.folder / "project.json"
         if file.is_file() and (known := read(file)) != facts:
             raise LabError(f"there is a project on {known.get('source')} here, or on another version of this file",
-                           where=str(folder), todo="Choose another folder, or delete that one")
+                           where=str(made.folder), todo="Choose another folder, or delete that one")
         write(file, facts)
+        write(_last(), {"folder": str(made.folder.absolute()), "source": source, "test": made.test, "steps": steps})
         return made
 
     # -- what the file is -------------------------------------------------------------------------------------------
@@ -83,6 +86,11 @@ class Project:
     def intake(self) -> Intake:
         """The file as it was understood; rows that cannot be used are left out, counted and named."""
         return understand(self.source, test=self.test, skip_bad_rows=True)
+
+    @property
+    def name(self) -> str:
+        """What the project is about: the file's name, or that of the shipped data."""
+        return read(self.folder / "project.json")["source"]
 
     @property
     def kind(self) -> str:
@@ -124,7 +132,7 @@ class Project:
     @property
     def task(self) -> data.Task:
         """The splits as a Task, for `search`."""
-        return data.Task(Path(self.source).stem, self.intake.template, self.labels,
+        return data.Task(self.name, self.intake.template, self.labels,
                          *(self.part(name) for name in PARTS))
 
     # -- the eight steps --------------------------------------------------------------------------------------------
@@ -133,7 +141,7 @@ class Project:
         """1. What is wrong with the rows: report.html for people, report.json for the check."""
         found = inspection.inspect(self.rows())
         write(self.folder / "report.json", {"sha256": self.intake.sha256, "counts": found.counts})
-        (self.folder / "report.html").write_text(found.page(f"What is in {Path(self.source).name}"), encoding="utf-8")
+        (self.folder / "report.html").write_text(found.page(f"What is in {self.name}"), encoding="utf-8")
         return found
 
     def rows(self) -> dict[str, Dataset]:
@@ -229,10 +237,12 @@ class Project:
         stages = {"base": models.load(), "adapter": run, "merged": (adapters.merge(model), tokenizer),
                   "ONNX int4": onnx}
         book = ledger.follow(stages, held.select(range(min(FOLLOWED, len(held)))), self.labels, timed=False)
-        write(self.folder / "ledger.json", {"rows": book.table().rows,
-                                            "answers": {entry.name: entry.answers for entry in book.entries}})
+        write(self.folder / "ledger.json", {
+            "rows": book.table().rows, "answers": {entry.name: entry.answers for entry in book.entries},
+            "scores": {entry.name: entry.accuracy.value for entry in book.entries},
+            "drifts": book.drifts(exact=("merged",), points=DRIFT)})
         evaluation.model_card(run, Evaluation.read(self.folder / "final"), title=self.folder.name,
-                              dataset=Path(self.source).stem, out=self.folder,
+                              dataset=self.name, out=self.folder,
                               against={"base": Evaluation.read(self.folder / "base")})
         return book
 
@@ -256,6 +266,33 @@ class Project:
                 print(f"{name}: not there yet, so the course takes this step its own way")
                 getattr(self, name)()
 
+    # -- to look at -------------------------------------------------------------------------------------------------
+
+    def beside(self) -> list[tuple[str, float, float, float]]:
+        """(name, value, low, high) of what costs nothing and of the tuned model, on the test rows."""
+        found = {name: Score(**row["score"]) for name, row in read(self.folder / "baselines.json").items()}
+        found["tuned"] = Evaluation.read(self.folder / "final").main
+        return [(name, score.value, score.low, score.high) for name, score in found.items()]
+
+    def finding(self) -> str:
+        """What the intervals allow to say of the tuned model."""
+        *others, (_, _, low, _) = self.beside()
+        best, _, _, high = max(others, key=lambda row: row[1])
+        return f"The tuned model is ahead of {best}" if low > high else f"Not told apart from {best}, on so few rows"
+
+    def question(self) -> str:
+        """A test prompt as plain text."""
+        return text(self.tested["prompt"][0])
+
+    def figures(self) -> dict[str, Any]:
+        """The project in a few numbers, for a record."""
+        ledger = read(self.folder / "ledger.json")
+        final = Evaluation.read(self.folder / "final")
+        return {"rows": sum(len(self.part(name)) for name in PARTS), "figure": self.metric,
+                "base": str(Evaluation.read(self.folder / "base").main), "tuned": str(final.main),
+                "seconds": round(self.final().seconds, 1), "onnx_mb": round(self.onnx().bytes / 1e6, 1),
+                "onnx_int4": f"{ledger['scores']['ONNX int4']:.1%} on {FOLLOWED} prompts"}
+
     # -- what several steps need ------------------------------------------------------------------------------------
 
     def evaluate(self, model: Any, name: str, held: Dataset) -> Evaluation:
@@ -274,6 +311,11 @@ class Project:
 
     def _steps(self, share: int = 1) -> int:
         return capped(max(1, (self.steps or current().steps) // share))
+
+
+def _last() -> Path:
+    """Where it is kept which project was opened last."""
+    return runs("capstone") / "last.json"
 
 
 def done(project: Project, step: str) -> bool:

@@ -151,6 +151,7 @@ def _export(project: Project) -> list[str]:
     stages = [row["stage"] for row in left["rows"]]
     faults += [f"the ledger has no stage {name!r}" for name in ("base", "adapter", "merged", "ONNX int4")
                if name not in stages]
+    faults += left["drifts"]
     onnx = OnnxModel(project.folder / "onnx")
     answers = left["answers"].get("ONNX int4", [])
     prompts = list(project.tested["prompt"])[: min(AGAIN, len(answers))]

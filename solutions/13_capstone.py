@@ -1,0 +1,306 @@
+# %% [markdown]
+# # 13 · Capstone: from a file to a model with its papers
+# **You will** take one file of data all the way: report, split, baselines, two methods, a search, an honest figure, a
+# gate, a model that runs without PyTorch, and the card that goes with it.
+#
+# *Two hours and more. You need: the labs before this one, or their ideas. No GPU, no network, no account.*
+#
+# Nothing new is taught here. Eight steps stand below, each with a check that does not look at your variables: it reads
+# what the step left in the project's folder, and scores it again. Your own code is welcome in every step; the course's
+# way is one call, and where you leave a step out, the course takes it so that the next one can begin.
+
+# %%
+from labkit.capstone import STEPS, Project
+
+SOURCE = "handbook"  # or the path of your own file: JSON, JSONL, CSV, TSV or Parquet
+project = Project.open(SOURCE)
+print(*project.intake.said, f"The task is {project.kind}; the figure that counts is {project.metric}.", sep="\n")
+
+# %% [markdown]
+# The file may have texts and labels, questions and answers, or whole conversations; what was understood of it stands
+# above. If that is wrong, mend the file before you go on: everything below believes it. Each cell below opens the
+# project again, as you left it.
+#
+# **Predict.** The base has never seen the answers of this file. By how many points will fine-tuning be ahead of the
+# answer to the most similar training question, which costs nothing? Write it down; step six will tell.
+
+# %%
+prediction = ...  # points of the figure that counts
+
+# %% [markdown]
+# ## Step 1: know the rows
+# `report.json` and `report.html` are to lie in the project's folder: what is missing, doubled, personal or broken.
+#
+# ### Checkpoint 13.1 · what is wrong with the rows · difficulty 1 · 10 minutes
+
+# %%
+from labkit import check, hint, solution
+from labkit.capstone import Project
+
+project = Project.open()
+### BEGIN SOLUTION
+report = project.report()
+print(report)
+### END SOLUTION
+
+check("project_report", project)
+
+# %% [markdown]
+# A file of your own will have findings. Mend them as in lab 01, write the mended file, and open the project on that
+# one; what is left in goes into the model.
+#
+# ## Step 2: shut the test rows away
+# `splits/` gets three files, none of which shares a prompt with another, and the list of rows that were left out.
+#
+# ### Checkpoint 13.2 · three parts that share nothing · difficulty 1 · 10 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("report")
+### BEGIN SOLUTION
+print(project.split())
+### END SOLUTION
+
+check("project_split", project)
+
+# %% [markdown]
+# ## Step 3: what costs nothing
+# Before anything is trained: the commonest answer, the answer of similar words, the base model as it is. Look which of
+# the three is ahead; that is the one to beat.
+#
+# ### Checkpoint 13.3 · what costs nothing · difficulty 1 · 10 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("split")
+### BEGIN SOLUTION
+print(project.baselines())
+### END SOLUTION
+
+check("project_baselines", project)
+
+# %% [markdown]
+# ## Step 4: two methods on the same rows
+# LoRA and full fine-tuning, with the same rows and the same number of steps; or any two that `finetune` knows. They are
+# judged on validation rows, since a choice that is made on test rows spoils them.
+#
+# **Predict.** Which of the two is ahead after so few steps, and by how much?
+#
+# ### Checkpoint 13.4 · two methods, one comparison · difficulty 2 · 20 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("baselines")
+### BEGIN SOLUTION
+print(project.methods(("lora", "full")))
+### END SOLUTION
+
+check("project_methods", project)
+
+# %% [markdown]
+# Read the column of trained parameters beside the figure, and mind the intervals: so few rows tell only large
+# differences.
+#
+# ## Step 5: ten trials
+# Learning rate, rank, scale, batch and dropout, drawn and judged on validation rows; the study lies in a file and goes
+# on where it stopped.
+#
+# ### Checkpoint 13.5 · ten trials · difficulty 2 · 15 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("methods")
+### BEGIN SOLUTION
+study = project.search(trials=10)
+print(study.table(5))
+### END SOLUTION
+
+check("project_search", project)
+
+# %% [markdown]
+# The figure of a trial on free text is the log-likelihood of the right answer, which takes no writing and is quick; on
+# labels it is accuracy. What was chosen, and how the trials went:
+
+# %%
+from labkit.capstone import Project
+from labkit.search import figures
+
+project = Project.open()
+project.upto("search")
+figures.history(project.search())
+
+# %% [markdown]
+# ## Step 6: the figure
+# Train with the chosen setting on all training rows, then open the test rows, once.
+#
+# ### Checkpoint 13.6 · the test rows, once · difficulty 2 · 15 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("search")
+### BEGIN SOLUTION
+print(project.evaluation())
+### END SOLUTION
+
+check("project_evaluation", project)
+
+# %% [markdown]
+# Compare with your prediction: the tuned model beside everything that costs nothing, on the same rows.
+
+# %%
+from labkit import plots
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("evaluation")
+plots.scores(project.beside(), project.finding(), x=project.metric)
+
+# %% [markdown]
+# And the rows that went worst. Read them aloud: they say more about what to do next than any figure.
+
+# %%
+from labkit.capstone import Project
+from labkit.evaluation import Evaluation
+
+project = Project.open()
+project.upto("evaluation")
+Evaluation.read(project.folder / "final").worst(5)
+
+# %% [markdown]
+# ## Step 7: a gate that could say no
+# Rules, and what they say of this model against the base. A gate that nothing could fail is none, and the check says
+# so.
+#
+# ### Checkpoint 13.7 · a rule that could say no · difficulty 1 · 10 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("evaluation")
+### BEGIN SOLUTION
+print(project.gate([{"metric": "main", "no_drop": 0.0}]))
+### END SOLUTION
+
+check("project_gate", project)
+
+# %% [markdown]
+# ## Step 8: out of PyTorch, with its papers
+# ONNX in 4 bits, one set of prompts through every stage, and the model card. The ledger names the stage that drifts; a
+# project with such a stage does not hold.
+#
+# **Predict.** Four bits a weight in place of thirty-two: how many of the written answers will still be the same?
+#
+# ### Checkpoint 13.8 · out of PyTorch, with its papers · difficulty 3 · 30 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("gate")
+### BEGIN SOLUTION
+book = project.export()
+print(book.table())
+### END SOLUTION
+
+check("project_export", project)
+
+# %% [markdown]
+# An answer that differs by one word counts as another; the figure beside it says whether it got worse. The card, as a
+# stranger will read it:
+
+# %%
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("export")
+print("\n".join((project.folder / "README.md").read_text(encoding="utf-8").split("---")[2].splitlines()[:24]))
+
+# %% [markdown]
+# ## Talk to it
+# The ONNX model answers below, without PyTorch. In a terminal, `labkit serve` with the folder that is printed gives
+# the same to any program that speaks OpenAI's API.
+
+# %%
+from labkit.capstone import Project
+from labkit.widgets.serve import AdapterChat
+
+project = Project.open()
+project.upto("export")
+print(f"{project.folder.name}/onnx")
+AdapterChat(project.onnx(), project.question(), tokens=64)
+
+# %% [markdown]
+# ## The rubric
+# All eight steps once more, from the disk. This is also what a teacher's check sees.
+
+# %%
+from labkit.capstone import Project, rubric
+
+project = Project.open()
+project.upto("export")
+rubric(project)
+
+# %% [markdown]
+# ## On a real model
+# With `LABKIT_PROFILE=small` the same steps run on SmolLM2. What it measured when we did, beside what you have just
+# seen:
+
+# %%
+from labkit import measured
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("export")
+measured.note("13_capstone", **project.figures())
+measured.beside("13_capstone")
+
+# %% [markdown]
+# ## The same by command line
+# `labkit inspect`, `labkit finetune`, `labkit search`, `labkit evaluate`, `labkit gate` and `labkit serve` are these
+# steps, one word each, and `labkit handin` puts together what you show to others.
+#
+# ## What you can do now
+# You can take a file that nobody has prepared to a model that runs on a small machine, and say at each step what it
+# gained, what it cost, and how sure you are.
+#
+# **Quiz.** Answer each in your head, then open it.
+#
+# <details><summary>1. The tuned model beats the base by far, and "similar words" by nothing. Do you ship it?</summary>
+# Not for this figure. Looking up the most similar question costs no training, never invents a rule, and can be mended
+# by adding a row. Ship the model only for what the lookup cannot do, and measure that.
+# </details>
+#
+# <details><summary>2. The gate is shut. May you train once more with another seed and try again?</summary>
+# Once, if you write both down. Each try on the same test rows is another draw; after ten of them one passes by luck.
+# The honest way is a new set of test rows, or a rule that was made before the first try.
+# </details>
+#
+# <details><summary>3. In which step did most of the work go, and in which would an hour more pay?</summary>
+# Mostly the rows. Ten trials move a figure by a point or two; mending labels, taking out doubles and adding the cases
+# that went worst moves it by more, and it stays.
+# </details>
+#
+# **Next:** your own file, from the top of this page. How far you are:
+
+# %%
+from labkit import progress
+
+progress("13")
