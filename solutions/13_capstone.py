@@ -14,7 +14,7 @@ from labkit.capstone import STEPS, Project
 
 SOURCE = "handbook"  # or the path of your own file: JSON, JSONL, CSV, TSV or Parquet
 project = Project.open(SOURCE)
-print(*project.intake.said, f"The task is {project.kind}; the figure that counts is {project.metric}.", sep="\n")
+print(project.understood())
 
 # %% [markdown]
 # The file may have texts and labels, questions and answers, or whole conversations; what was understood of it stands

@@ -186,7 +186,7 @@ class Project:
 
     def methods(self, names: tuple[str, str] = ("lora", "full")) -> Table:
         """4. Two methods on the same rows with the same number of steps, compared on validation rows."""
-        steps, found = self._steps(2), {}
+        steps, found = self._steps(4), {}
         for name in names:
             run = finetune(self.part("train"), method=name, steps=steps, seed=SEED, reuse=True,
                            out=self.folder / "methods" / name)
@@ -276,9 +276,16 @@ class Project:
 
     def finding(self) -> str:
         """What the intervals allow to say of the tuned model."""
-        *others, (_, _, low, _) = self.beside()
-        best, _, _, high = max(others, key=lambda row: row[1])
-        return f"The tuned model is ahead of {best}" if low > high else f"Not told apart from {best}, on so few rows"
+        *others, (_, _, low, high) = self.beside()
+        best, _, least, most = max(others, key=lambda row: row[1])
+        if low > most:
+            return f"The tuned model is ahead of {best}"
+        return f"The tuned model is behind {best}" if high < least else f"Not told apart from {best}, on so few rows"
+
+    def understood(self) -> str:
+        """What was understood of the file, in sentences; no folder of this machine is spelt out."""
+        told = [sentence.replace(f"{COURSE}{os.sep}", "") for sentence in self.intake.said]
+        return "\n".join([*told, f"The task is {self.kind}; the figure that counts is {self.metric}."])
 
     def question(self) -> str:
         """A test prompt as plain text."""
