@@ -134,12 +134,13 @@ check("project_search", project)
 # labels it is accuracy. What was chosen, and how the trials went:
 
 # %%
+from labkit import plots
 from labkit.capstone import Project
 from labkit.search import figures
 
 project = Project.open()
 project.upto("search")
-figures.history(project.search())
+plots.show(figures.history(project.search()), alt="the trials' figures in their order, and the best so far")
 
 # %% [markdown]
 # ## Step 6: the figure
@@ -168,7 +169,8 @@ from labkit.capstone import Project
 
 project = Project.open()
 project.upto("evaluation")
-plots.scores(project.beside(), project.finding(), x=project.metric)
+plots.show(plots.scores(project.beside(), project.finding(), x=project.metric),
+           alt="; ".join(f"{name} {value:.1%}" for name, value, *_ in project.beside()))
 
 # %% [markdown]
 # And the rows that went worst. Read them aloud: they say more about what to do next than any figure.
