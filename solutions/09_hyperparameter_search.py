@@ -98,6 +98,24 @@ table(*({"": name, **{f"{10**e:.0e} to {10**(e + 1):.0e}": sum(10**e <= x < 10 *
 # Drawn evenly, nine of ten trials go to the highest decade. What acts as a factor (a rate, a rank, a weight decay) is
 # drawn by factors; what acts as a share (dropout) is not.
 #
+# alpha is a question of its own, since the model meets it as alpha / r alone. **Predict** how far alpha / r spreads if
+# alpha is drawn freely, as the rank is, from 8 to 128:
+
+# %% tags=["reproducible"]
+free, tied = [], []
+for _ in range(1000):
+    trial = asked.ask()
+    rank = trial.suggest_int("rank", 8, 64, log=True)
+    free.append(trial.suggest_int("alpha", 8, 128, log=True) / rank)
+    tied.append(trial.suggest_categorical("alpha_over_rank", [1, 2, 4]))
+table(*({"alpha": name, "smallest alpha / r": min(drawn), "largest": max(drawn),
+         "outside of 1 to 4": f"{sum(not 1 <= x <= 4 for x in drawn) / len(drawn):.0%}"}
+        for name, drawn in (("free", free), ("tied to the rank", tied))))
+
+# %% [markdown]
+# Free alpha spends its trials on scales that nobody would choose, and mixes up two questions: what rank does, and what
+# the scale does. Tied, each is answered by itself.
+#
 # ## Twenty settings at random
 # Random search sounds lazy and is hard to beat: each trial tries a new value of *every* setting, where a grid of twenty
 # would try two or three of each (Bergstra and Bengio, 2012). The range below is the one that most guides give, 1e-6 to

@@ -38,7 +38,7 @@ class Tried:
     """One trial of a study.
 
     `value` is its last figure, `looks` those on the way; `state` is "done", "stopped early", "failed", "running" or
-    "waiting"; `busy` are seconds of processor time, of all cores together; `memory` is what the process held afterwards,
+    "waiting"; `busy` are seconds of processor time, of all cores together; `memory` is what the process held then,
     in MB; `retry_of` is the number of a trial whose worker was lost.
     """
 
