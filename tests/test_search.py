@@ -328,7 +328,7 @@ def test_two_workers_share_a_study_and_a_killed_one_loses_and_repeats_nothing(tm
              "--rows", "24"]
     workers = [subprocess.Popen(words, cwd=COURSE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
                for _ in range(2)]
-    while not (busy := [t for t in search.trials_in(file) if t.state == "running"]):
+    while not (busy := [t for t in search.trials_in(file) if t.state == "running" and t.worker]):
         assert any(w.poll() is None for w in workers)
         time.sleep(0.02)
     psutil.Process(busy[0].worker).kill()

@@ -68,9 +68,9 @@ def slices(study: Study, names: Sequence[str] | None = None) -> Figure:
         d = study.space[name]
         for state, mark in MARKS.items():
             own = [t for t in found if t.state == state]
-            x = [str(t.params[name]) if isinstance(d, Choice) else t.params[name] for t in own]
-            if isinstance(d, Choice):
-                x = [d.values.index(t.params[name]) for t in own]
+            if not own:
+                continue
+            x = [d.values.index(t.params[name]) if isinstance(d, Choice) else t.params[name] for t in own]
             axes.scatter(x, [times * t.value for t in own], s=22, marker=mark, alpha=0.8,
                          color=plots.COLOURS["blue" if state == "done" else "grey"], label=state)
         mine = d.values.index(best.params[name]) if isinstance(d, Choice) else best.params[name]
@@ -162,7 +162,7 @@ def importance_bars(study: Study, seeds: int = 5) -> Figure:
     order = sorted(found, key=lambda name: mean(found[name]))
     top, second = order[-1], order[-2] if len(order) > 1 else order[-1]
     clear = min(found[top]) > max(found[second])
-    title = (f"{_named(top).capitalize()} explains most of what was seen: {mean(found[top]):.0%}" if clear else
+    title = (f"{_named(top).capitalize()} explains the largest share: {mean(found[top]):.0%}" if clear else
              f"{_named(top).capitalize()} or {_named(second)}: these trials cannot tell which matters more")
     figure, axes = plots.new(title, "share of the spread explained (%), line: lowest to highest of "
                              f"{seeds} forests", "", height=1.2 + 0.4 * len(order))
@@ -191,6 +191,8 @@ def history(study: Study, startup: int = 10) -> Figure:
     figure, axes = plots.new(title, "trial (number)", axis)
     for state, mark in MARKS.items():
         own = [t for t in found if t.state == state]
+        if not own:
+            continue
         axes.scatter([t.number for t in own], [times * t.value for t in own], marker=mark, s=26,
                      color=plots.COLOURS["blue" if state == "done" else "grey"], label=state)
     so_far, steps = None, []
@@ -202,8 +204,9 @@ def history(study: Study, startup: int = 10) -> Figure:
     axes.step(*zip(*steps, strict=True), where="post", color=plots.COLOURS["orange"], label="best so far")
     if study.head["strategy"] == "tpe" and rest:
         axes.axvline(startup - 0.5, color=plots.COLOURS["grey"], linestyle=":")
-        axes.annotate("drawn at random | chosen by TPE", (startup - 0.5, axes.get_ylim()[0]), ha="center", fontsize=8,
-                      xytext=(0, 4), textcoords="offset points")
+        axes.margins(y=0.15)
+        axes.annotate("drawn at random | chosen by TPE", (startup - 0.5, axes.get_ylim()[1]), ha="center", fontsize=8,
+                      xytext=(0, -8), textcoords="offset points")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=9, loc="best")
     return figure

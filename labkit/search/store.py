@@ -5,6 +5,7 @@ Below `study`: it opens the store, gives one worker at a time its turn, and take
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -75,8 +76,13 @@ class Store:
             raise LabError("this is a folder", where=self.place, expected="a file, made anew or left by a study")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_file() and file.stat().st_size:  # it is appended to, so look before writing
+                with file.open("rb") as lines:
+                    json.loads(lines.readline())["op_code"]
             backend = JournalFileBackend(self.place, JournalFileOpenLock(self.place))
-            return self.optuna.storages.JournalStorage(backend)
+            storage = self.optuna.storages.JournalStorage(backend)
+            storage.get_all_studies()  # reads what is there
+            return storage
         except OSError as error:
             raise LabError(f"cannot be written here ({error.strerror})", where=self.place,
                            todo="Choose another file") from error

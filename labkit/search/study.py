@@ -38,7 +38,7 @@ class Tried:
     """One trial of a study.
 
     `value` is its last figure, `looks` those on the way; `state` is "done", "stopped early", "failed", "running" or
-    "waiting"; `busy` are seconds of processor time, of all cores together; `memory` is what the process held afterwards,
+    "waiting"; `busy` are seconds of processor time, of all cores together; `memory` is what the process held then,
     in MB; `retry_of` is the number of a trial whose worker was lost.
     """
 
@@ -286,7 +286,7 @@ def study(
         name: of the study in a database.
         first: settings to try before anything is drawn, such as `[search.defaults(space)]`.
         seed: of what is drawn and of every trial's training.
-        rows: that a trial learns from; None is 6 times the profile's `trial_steps`.
+        rows: that a trial learns from; None is 4 times the profile's `trial_steps`.
         model: profile, folder or hub id; None is the current profile.
         told: called with each trial that ends here.
         fresh: throw away what lies in the file.
