@@ -73,4 +73,4 @@ def test_the_ledger_finds_nothing_that_drifted(outputs):
 
 def test_bad_input_stops_with_a_sentence(outputs):
     text = the_output_of(outputs, "fp32.generate(\"  \")")
-    assert all(part in text for part in ("empty", "context", "no adapter 'tone'", "no exported model"))
+    assert all(part in text for part in ("empty", "context", "no adapter 'tone'", "no such folder"))
