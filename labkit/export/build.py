@@ -75,11 +75,11 @@ def to_onnx(run_or_model: Any = None, precision: str = "fp32", adapters: Mapping
         options = dict(recipe.builder) if recipe else {}
         _build(source, made, "int4" if options else "fp32", options, name)
         _settle(source, made)
-        if precision == "fp16":
-            quantize.halve(made)
-        elif recipe and not options:
+        if recipe and not options:
             quantize.quantise(made, recipe, _texts(source, texts) if recipe.rounding == "gptq" else ())
         ranks = _place_adapters(made, adapters)
+        if precision == "fp16":
+            quantize.halve(made)
         facts = {"source": name, "precision": precision, "recipe": made_of["recipe"], "adapters": ranks,
                  "made_of": made_of, **_agreement(source, made)}
         _record(made, facts)
