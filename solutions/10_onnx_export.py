@@ -20,7 +20,7 @@
 from labkit import data, finetune, runs
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 print(f"{run.total:,} parameters, {run.share:.1%} of them trained, in {run.seconds:.0f} s")
 
 # %% [markdown]
@@ -39,7 +39,7 @@ from labkit import data, finetune, runs
 from labkit.export import to_onnx
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 fp32.info()
 
@@ -127,7 +127,7 @@ from labkit.export import STRINGS, gaps, to_onnx
 from labkit.tables import table
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 apart = gaps(lambda text: run.tokenizer(text, add_special_tokens=False)["input_ids"], fp32.genai_ids)
 print(f"{len(STRINGS) - len(apart)} of {len(STRINGS)} strings become the same tokens")
@@ -258,11 +258,11 @@ check("mean_kl", mean_kl)
 
 # %%
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 names = ["builder, default", "builder, k_quant_last, asymmetric", "nearest, symmetric", "nearest", "gptq",
          "gptq, block 16", "gptq, 8 bits for v, o and down_proj"]
-rows = tone.validation.select(range(0, len(tone.validation), 2))
+rows = tone.validation.select(range(0, len(tone.validation), 6))
 steps = road(run, fp32, rows, tone.labels, {name: ROAD[name] for name in names})
 road_table(steps, f"against fp32 on {len(rows)} validation tickets")
 
@@ -308,8 +308,8 @@ from labkit import adapters, data, evaluation, finetune, models, runs
 from labkit.export import to_onnx
 
 tone, intent = data.ticket_task("tone"), data.ticket_task("intent")
-runs_of = {"tone": finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True),
-           "intent": finetune(intent.train, rank=4, steps=40, out=runs("lab10-intent"), reuse=True)}
+runs_of = {"tone": finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True),
+           "intent": finetune(intent.train, rank=4, steps=30, out=runs("lab10-intent"), reuse=True)}
 many = to_onnx(None, "fp32", adapters=runs_of, reuse=True)
 many.info()
 
@@ -376,7 +376,7 @@ from labkit.export.weigh import process_memory
 from labkit.tables import table
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 folders = [to_onnx(run, precision, reuse=True).folder for precision in ("fp32", "int4")]
 torch_models = [copy.deepcopy(run.model), copy.deepcopy(run.model).bfloat16(), adapters.merge(run.model)]
 models = [*((model, run.tokenizer) for model in torch_models), *map(OnnxModel, folders)]
@@ -390,7 +390,7 @@ names = ["PyTorch fp32", "PyTorch bf16", "PyTorch merged", "ONNX fp32", "ONNX in
 specs = [{"run": run.folder}, {"run": run.folder, "dtype": "bfloat16"}, {"run": run.folder, "merge": True},
          *({"onnx": folder} for folder in folders)]
 memory = process_memory(dict(zip(names, specs)))
-some = tone.test.select(range(0, len(tone.test), 6))
+some = tone.test.select(range(0, len(tone.test), 12))
 rows = [measure_one(name, model, some, tone.labels, memory[name]) for name, model in zip(names, models)]
 table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(some)} tickets")
 
@@ -440,8 +440,8 @@ from labkit.export import to_onnx
 from labkit.serving import Limits, running
 
 tone, intent = data.ticket_task("tone"), data.ticket_task("intent")
-runs_of = {"tone": finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True),
-           "intent": finetune(intent.train, rank=4, steps=40, out=runs("lab10-intent"), reuse=True)}
+runs_of = {"tone": finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True),
+           "intent": finetune(intent.train, rank=4, steps=30, out=runs("lab10-intent"), reuse=True)}
 many = to_onnx(None, "fp32", adapters=runs_of, reuse=True)
 with running(many) as url, urllib.request.urlopen(f"{url}/models") as answer:
     print([model["id"] for model in json.load(answer)["data"]])
@@ -505,9 +505,9 @@ from labkit.ledger import Served, follow
 from labkit.serving import running
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 fp32, int4 = (to_onnx(run, precision, reuse=True) for precision in ("fp32", "int4"))
-some = tone.test.select(range(0, len(tone.test), 6))
+some = tone.test.select(range(0, len(tone.test), 12))
 with running(int4) as url:
     stages = {"base": models.load(), "adapter": run, "merged": (adapters.merge(run.model), run.tokenizer),
               "ONNX fp32": fp32, "ONNX int4": int4, "served": Served(url, "base", int4.bytes)}
@@ -530,7 +530,7 @@ print(*ledger.drifts() or ["nothing drifted"], sep="\n")
 from labkit import LabError, data, finetune, runs
 from labkit.export import OnnxModel, to_onnx
 
-run = finetune(data.ticket_task("tone").train, rank=8, out=runs("lab10-tone"), reuse=True)
+run = finetune(data.ticket_task("tone").train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 
 

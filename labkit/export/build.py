@@ -228,20 +228,30 @@ def _settle(source: Path, made: Path) -> None:
 
 def _texts(source: Path, texts: Sequence[str] | None) -> list[list[int]]:
     """Token ids to calibrate on: the texts given, or prompts with answers of every so many-th training ticket."""
-    from labkit.data import ticket_task
-    from labkit.data.encode import encode_completion, encode_prompt
     from labkit.models import load_tokenizer
 
+    if texts is None:
+        mark = hashlib.sha256((source / "tokenizer.json").read_bytes()).hexdigest()
+        if mark not in _shipped:
+            _shipped[mark] = _tickets(load_tokenizer(source))
+        return _shipped[mark]
     tokenizer = load_tokenizer(source)
-    if texts is not None:
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    else:
-        ids = []
-        for name in ("tone", "reply", "entities"):
-            rows = ticket_task(name).train
-            rows = rows.select(range(0, len(rows), -(-len(rows) * 3 // CALIBRATION)))
-            ids += [encode_prompt(tokenizer, r["prompt"]) + encode_completion(tokenizer, r["completion"]) for r in rows]
-    return [row[:LONGEST] for row in ids if row]
+    return [ids[:LONGEST] for text in texts if (ids := tokenizer(text, add_special_tokens=False)["input_ids"])]
+
+
+_shipped: dict[str, list[list[int]]] = {}  # by tokenizer; a road of recipes asks for the same again and again
+
+
+def _tickets(tokenizer: Any) -> list[list[int]]:
+    from labkit.data import ticket_task
+    from labkit.data.encode import encode_completion, encode_prompt
+
+    found, tasks = [], ("tone", "reply")
+    for name in tasks:
+        rows = ticket_task(name).train
+        rows = rows.select(range(0, len(rows), -(-len(rows) * len(tasks) // CALIBRATION)))
+        found += [encode_prompt(tokenizer, r["prompt"]) + encode_completion(tokenizer, r["completion"]) for r in rows]
+    return [ids[:LONGEST] for ids in found]
 
 
 def _place_adapters(made: Path, adapters: Mapping[str, Path]) -> dict[str, int]:
