@@ -55,6 +55,8 @@ def test_five_contenders_stand_side_by_side(outputs):
     assert [row[0] for row in rows] == ["PyTorch fp32", "PyTorch bf16", "PyTorch merged", "ONNX fp32", "ONNX int4"]
     decode = {row[0]: float(row[3].replace(",", "")) for row in rows}
     assert decode["ONNX int4"] > 5 * decode["PyTorch fp32"]
+    memory = {row[0]: float(row[4].replace(",", "")) for row in rows}
+    assert memory["ONNX int4"] < memory["PyTorch fp32"] / 2
 
 
 def test_the_server_streams_and_sends_away_whom_it_cannot_take(outputs):
@@ -71,4 +73,4 @@ def test_the_ledger_finds_nothing_that_drifted(outputs):
 
 def test_bad_input_stops_with_a_sentence(outputs):
     text = the_output_of(outputs, "fp32.generate(\"  \")")
-    assert all(part in text for part in ("empty", "context", "no adapter 'tone'", "no exported model"))
+    assert all(part in text for part in ("empty", "context", "no adapter 'tone'", "no such folder"))

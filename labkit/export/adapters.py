@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def place_of(name: str) -> str:
     """
     name = name.replace("/", ".").replace(".self_attn.", ".attn.")
     name = name[name.index("layers.") :] if "layers." in name else name.lstrip(".")
-    return name.removesuffix(".MatMul")
+    return re.sub(r"\.MatMul(_\w+)?$", "", name)  # the builder's own quantiser adds its bits behind the name
 
 
 def _shape(model: onnx.ModelProto, node) -> tuple[int, int]:

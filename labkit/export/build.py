@@ -75,11 +75,11 @@ def to_onnx(run_or_model: Any = None, precision: str = "fp32", adapters: Mapping
         options = dict(recipe.builder) if recipe else {}
         _build(source, made, "int4" if options else "fp32", options, name)
         _settle(source, made)
-        if precision == "fp16":
-            quantize.halve(made)
-        elif recipe and not options:
+        if recipe and not options:
             quantize.quantise(made, recipe, _texts(source, texts) if recipe.rounding == "gptq" else ())
         ranks = _place_adapters(made, adapters)
+        if precision == "fp16":
+            quantize.halve(made)
         facts = {"source": name, "precision": precision, "recipe": made_of["recipe"], "adapters": ranks,
                  "made_of": made_of, **_agreement(source, made)}
         _record(made, facts)
@@ -228,20 +228,30 @@ def _settle(source: Path, made: Path) -> None:
 
 def _texts(source: Path, texts: Sequence[str] | None) -> list[list[int]]:
     """Token ids to calibrate on: the texts given, or prompts with answers of every so many-th training ticket."""
-    from labkit.data import ticket_task
-    from labkit.data.encode import encode_completion, encode_prompt
     from labkit.models import load_tokenizer
 
+    if texts is None:
+        mark = hashlib.sha256((source / "tokenizer.json").read_bytes()).hexdigest()
+        if mark not in _shipped:
+            _shipped[mark] = _tickets(load_tokenizer(source))
+        return _shipped[mark]
     tokenizer = load_tokenizer(source)
-    if texts is not None:
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    else:
-        ids = []
-        for name in ("tone", "reply", "entities"):
-            rows = ticket_task(name).train
-            rows = rows.select(range(0, len(rows), -(-len(rows) * 3 // CALIBRATION)))
-            ids += [encode_prompt(tokenizer, r["prompt"]) + encode_completion(tokenizer, r["completion"]) for r in rows]
-    return [row[:LONGEST] for row in ids if row]
+    return [ids[:LONGEST] for text in texts if (ids := tokenizer(text, add_special_tokens=False)["input_ids"])]
+
+
+_shipped: dict[str, list[list[int]]] = {}  # by tokenizer; a road of recipes asks for the same again and again
+
+
+def _tickets(tokenizer: Any) -> list[list[int]]:
+    from labkit.data import ticket_task
+    from labkit.data.encode import encode_completion, encode_prompt
+
+    found, tasks = [], ("tone", "reply")
+    for name in tasks:
+        rows = ticket_task(name).train
+        rows = rows.select(range(0, len(rows), -(-len(rows) * len(tasks) // CALIBRATION)))
+        found += [encode_prompt(tokenizer, r["prompt"]) + encode_completion(tokenizer, r["completion"]) for r in rows]
+    return [ids[:LONGEST] for ids in found]
 
 
 def _place_adapters(made: Path, adapters: Mapping[str, Path]) -> dict[str, int]:

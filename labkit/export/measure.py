@@ -5,7 +5,6 @@ Beside `model`: the lab's tables, the curve of latency and the ledger are made o
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -82,45 +81,24 @@ def _torch(model, ids: list[list[int]]) -> Callable[[int], None]:
     return run
 
 
-def memory_of(make: Callable[[], Any], use: Callable[[Any], Any]) -> tuple[Any, int]:
-    """What `make` gives, and the bytes by which this process grew while it was made and used once.
-
-    Memory that was freed before and is taken again does not show, so small models look smaller than they are.
-    """
-    import psutil
-
-    gc.collect()
-    before = psutil.Process().memory_info().rss
-    made = make()
-    use(made)
-    gc.collect()
-    return made, max(0, psutil.Process().memory_info().rss - before)
-
-
-def measure_one(name: str, make: Callable[[], Any], rows: Dataset, labels: Sequence[str]) -> dict[str, Any]:
+def measure_one(name: str, model: Any, rows: Dataset, labels: Sequence[str], memory: int | None = None) -> dict:
     """One row of a table of contenders: speed, memory, size, accuracy.
 
     Args:
-        make: gives an OnnxModel, or a pair (PyTorch model, tokenizer).
+        model: an OnnxModel, or a pair (PyTorch model, tokenizer).
         rows: examples with `prompt` and `label`, to be answered by one of `labels`.
+        memory: bytes of a process with this model, from `weigh.process_memory`.
     """
     from labkit import evaluation
 
-    prompts = list(rows["prompt"])
-
-    def label(model, which):
-        if isinstance(model, OnnxModel):
-            return model.classify(which, labels)
-        return evaluation.classify(*model, which, labels)
-
-    model, grown = memory_of(make, lambda model: label(model, prompts[:1]))
+    prompts, onnx = list(rows["prompt"]), isinstance(model, OnnxModel)
+    said = model.classify(prompts, labels) if onnx else evaluation.classify(*model, prompts, labels)
     timed = speed(model)
-    size = model.bytes if isinstance(model, OnnxModel) else sum(p.numel() * p.element_size()
-                                                               for p in model[0].parameters())
-    score = evaluation.accuracy(rows["label"], label(model, prompts), evaluation.groups_of(rows))
+    size = model.bytes if onnx else sum(p.numel() * p.element_size() for p in model[0].parameters())
+    score = evaluation.accuracy(rows["label"], said, evaluation.groups_of(rows))
     return {"": name, "first token, ms": round(1000 * timed.first, 1), "prefill, tokens/s": round(timed.prefill),
-            "decode, tokens/s": round(timed.decode), "memory, MB": round(grown / 1e6), "size, MB": round(size / 1e6, 1),
-            "accuracy": str(score)}
+            "decode, tokens/s": round(timed.decode), "process, MB": memory and round(memory / 1e6),
+            "size, MB": round(size / 1e6, 1), "accuracy": str(score)}
 
 
 def kl(reference: Callable[[Sequence[int]], np.ndarray], other: Callable[[Sequence[int]], np.ndarray],
