@@ -198,10 +198,14 @@ def generate(
     max_new_tokens: int = 96,
     batch_size: int = 32,
     tick: Callable[[int], None] | None = None,
+    adapter_names: Sequence[str] | None = None,
 ) -> list[str]:
     """Greedy answers to prompts, up to the end of turn or `max_new_tokens`; `tick` as in `score_labels`.
 
     Padding is on the left: a model that goes on writing must have its last real token at the end.
+
+    Args:
+        adapter_names: one a prompt, as `adapters.Bank.each` gives them: each row is answered by its own adapter.
     """
     import torch
     from transformers import GenerationConfig
@@ -215,7 +219,8 @@ def generate(
     model.eval()
     with torch.inference_mode(), quiet():
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device):
-            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+            own = {"adapter_names": [adapter_names[i] for i in rows]} if adapter_names else {}
+            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **own)
             for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
                 answer = answer[: answer.index(end)] if end in answer else answer
                 answers[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
