@@ -19,7 +19,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
-    {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder"},
+    {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder", "relatives"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
