@@ -5,28 +5,11 @@ import torch
 import transformers as t
 
 from labkit import adapters, models
-from labkit.adapters import Bank
+from labkit.adapters import Bank, architectures
+from labkit.adapters.architectures import small as fresh
 
-SMALL = dict(vocab_size=96, num_hidden_layers=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
-             pad_token_id=0)
-DECODER = dict(SMALL, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2)
-GPT2 = dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
-CONFIGS = {
-    "llama": lambda: t.LlamaConfig(**DECODER),
-    "llama, tied": lambda: t.LlamaConfig(**DECODER, tie_word_embeddings=True),
-    "qwen": lambda: t.Qwen2Config(**DECODER, tie_word_embeddings=True),
-    "phi": lambda: t.Phi3Config(**DECODER),
-    "gemma": lambda: t.GemmaConfig(**DECODER, head_dim=8),
-    "mistral": lambda: t.MistralConfig(**DECODER),
-    "gpt2": lambda: t.GPT2Config(**GPT2),
-}
 IDS = torch.arange(4, 24).reshape(2, 10)
-ALL = pytest.mark.parametrize("kind", CONFIGS)
-
-
-def fresh(kind):
-    torch.manual_seed(0)
-    return t.AutoModelForCausalLM.from_config(CONFIGS[kind]()).eval()
+ALL = pytest.mark.parametrize("kind", architectures.NAMES)
 
 
 def logits(model, **more):
@@ -84,18 +67,18 @@ def test_bottlenecks_attach_train_save_reload_and_come_off(kind, tmp_path):
 
 
 def test_gpt2_is_adapted_by_the_names_of_older_tutorials_and_trains_what_they_save_whole(tmp_path):
-    base = fresh("gpt2")
+    base = fresh("GPT-2")
     model = adapters.attach_lora(base, 4, targets=["c_attn", "c_proj"], modules_to_save=["ln_f"])
     assert {name.split(".")[-1] for name in adapters.matrices(model)} == {"c_attn", "c_proj"}
     said = logits(trained(model))
     adapters.save(model, tmp_path)
-    torch.testing.assert_close(logits(adapters.load(fresh("gpt2"), tmp_path)), said, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(adapters.load(fresh("GPT-2"), tmp_path)), said, atol=1e-5, rtol=0)
     merged = adapters.merge(model)
     torch.testing.assert_close(logits(merged), said, atol=1e-4, rtol=0)
-    assert not torch.equal(merged.transformer.ln_f.weight, fresh("gpt2").transformer.ln_f.weight)
+    assert not torch.equal(merged.transformer.ln_f.weight, fresh("GPT-2").transformer.ln_f.weight)
 
 
-@pytest.mark.parametrize("kind, module", [("gpt2", "wte"), ("llama, tied", "embed_tokens")])
+@pytest.mark.parametrize("kind, module", [("GPT-2", "wte"), ("Llama, tied", "embed_tokens")])
 def test_an_embedding_that_is_also_the_head_stays_one_matrix_trained_saved_and_merged(kind, module, tmp_path):
     model = adapters.attach_lora(fresh(kind), 4, modules_to_save=[module])
     said = logits(trained(model))
@@ -108,3 +91,12 @@ def test_an_embedding_that_is_also_the_head_stays_one_matrix_trained_saved_and_m
         merged.save_pretrained(tmp_path / "merged")
     again = t.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(logits(again), said, atol=1e-4, rtol=0)
+
+
+def test_where_adapters_go_and_what_is_tied_is_said_for_each_architecture():
+    found = {name: architectures.linear_names(fresh(name)) for name in architectures.NAMES}
+    assert found["GPT-2"] == ["c_attn", "c_proj", "c_fc"]
+    assert found["Phi"] == ["o_proj", "qkv_proj", "gate_up_proj", "down_proj"]
+    assert all("lm_head" not in names for names in found.values())
+    tied = [name for name in architectures.NAMES if architectures.one_matrix(fresh(name))]
+    assert tied == ["Llama, tied", "Qwen", "Gemma", "GPT-2"]
