@@ -47,10 +47,13 @@ def bank(tasks: Sequence[str] = TASKS) -> tuple[Bank, PreTrainedTokenizerBase]:
 
 
 def tickets(every: int = 1) -> Dataset:
-    """One test ticket of each family, or of every n-th family: tickets of one family say the same thing again."""
+    """One test ticket of each family, or of every n-th family: tickets of one family say the same thing again.
+
+    A slow model gets fewer of them (`Profile.test_every`).
+    """
     found = data.read("tickets/test")
     firsts = list({family: i for i, family in reversed(list(enumerate(found["family"])))}.values())
-    return found.select(sorted(firsts)[::every])
+    return found.select(sorted(firsts)[:: every * current().test_every])
 
 
 def held(task: str, every: int = 1) -> Dataset:

@@ -319,8 +319,20 @@ print(f"a switch {1000 * switching:.1f} ms, loading the base {1000 * loading:.0f
 print("every weight where it was:", before == after, "| a switch is quicker:", switching < loading / 2)
 
 # %% [markdown]
-# A switch reads and copies nothing. It tells each layer which of the detours beside it to take.
-#
+# A switch reads and copies nothing. It tells each layer which of the detours beside it to take. A bank is saved without
+# its base, and comes back over it:
+
+# %%
+from labkit import runs
+from labkit.adapters import Bank
+
+bank.use("summary")
+bank.save(runs("lab05-bank"))
+again = Bank.load(models.load()[0], runs("lab05-bank"))
+size = sum(file.stat().st_size for file in runs("lab05-bank").rglob("*") if file.is_file())
+print("back from disk:", ", ".join(again.names), "| active:", again.active, f"| {size:,} bytes for all of them")
+
+# %% [markdown]
 # ## What a bank refuses
 # An adapter that does not belong to a base still fits it, if the shapes agree, and answers nonsense without an error.
 # So the bank asks first. Three adapters that should not get in:
@@ -338,8 +350,10 @@ folder = inbox.train("tone").folder
 broken = shutil.copytree(folder / "adapter", runs("lab05-broken"), dirs_exist_ok=True) / "adapter_model.safetensors"
 first, *rest = sorted(load_file(broken))
 save_file({name: load_file(broken)[name] for name in rest}, broken)
-bank.merge("summary").save_pretrained(runs("lab05-other-base"))
-other = models.identity(runs("lab05-other-base"))
+other = runs("lab05-other-base")
+with models.quiet():
+    bank.merge("summary").save_pretrained(other)
+    tokenizer.save_pretrained(other)
 
 # %%
 def refused(bank, folder):
@@ -351,7 +365,7 @@ def refused(bank, folder):
 
 refused(bank, broken.parent)
 refused(Bank(models.load()[0], rank=4), folder)
-refused(Bank(models.load()[0], identity=other), folder)
+refused(Bank(models.load(other)[0]), folder)
 
 # %% [markdown]
 # The first lacks a weight, the second has another rank than the bank was made for. The third is the quiet one: the same

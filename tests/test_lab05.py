@@ -82,6 +82,10 @@ def test_a_switch_moves_no_weight_and_is_quicker_than_a_load(outputs):
     assert "where it was: True" in text and "quicker: True" in text
 
 
+def test_a_saved_bank_comes_back_with_all_four_and_the_active_one(outputs):
+    assert "tone, entities, summary, reply | active: summary" in the_output_of(outputs, "Bank.load(")
+
+
 def test_an_adapter_costs_its_own_bytes_a_small_share_of_the_base(outputs):
     text = the_output_of(outputs, "bank.bytes(name)")
     assert all(0 < percents(line(text, task))[0] < 10 for task in TASKS)
@@ -113,13 +117,15 @@ def test_the_router_sends_most_letters_to_the_right_adapter(outputs):
     assert everything[0] >= 75 and sure[0] >= everything[0]
 
 
+def by_decoding(text: str) -> dict[tuple[str, str], list[float]]:
+    return {row[:2]: percents(row[2]) for row in re.findall(r"^(\w+) +(free|constrained) +(.*)$", text, re.M)}
+
+
 def test_a_grammar_makes_all_json_parse_and_knows_nothing_of_the_letter(outputs):
-    text = the_output_of(outputs, "evaluation.JsonObject(")
-    found = {row[:2]: percents(row[2]) for row in re.findall(r"^(base|entities) +(free|constrained) +(.*)$", text, re.M)}
+    found = by_decoding(the_output_of(outputs, "evaluation.JsonObject("))
     assert found["base", "constrained"][0] == found["entities", "constrained"][0] == 100
     assert found["base", "constrained"][5] < found["entities", "free"][4]  # F1: upper end below lower end
-    text = the_output_of(outputs, "evaluation.OneOf(")
-    found = {row[:2]: percents(row[2]) for row in re.findall(r"^(base|tone) +(free|constrained) +(.*)$", text, re.M)}
+    found = by_decoding(the_output_of(outputs, "evaluation.OneOf("))
     assert found["base", "constrained"][0] == found["tone", "constrained"][0] == 100
     assert found["base", "constrained"][5] < found["tone", "constrained"][4]
 
