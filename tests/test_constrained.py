@@ -45,9 +45,9 @@ def test_every_token_of_a_sound_answer_is_allowed_where_it_stands(base, form, va
 
 def test_the_base_writes_json_that_parses_when_nothing_else_is_allowed(base, form):
     prompts = inbox.held("entities", every=16)["prompt"]
-    said = evaluation.generate(*base, prompts, 120, allowed=form)
+    said = evaluation.generate(*base, prompts, 220, allowed=form)
     assert all(list(json.loads(answer)) == list(ENTITIES) for answer in said)
-    assert said != evaluation.generate(*base, prompts, 120)
+    assert said != evaluation.generate(*base, prompts, 60)
 
 
 def test_an_answer_of_a_list_is_one_of_them_whole(base):
