@@ -527,12 +527,12 @@ router = Router(train["text"][:], train["intent"][:], routes)
 for router.least in (0.0, 0.5, 0.3):
     pairs = [(a, b) for a, b in zip(router(test["text"][:]), right) if a]
     score = evaluation.accuracy([b for _, b in pairs], [a for a, _ in pairs])
-    rows.append({"least": router.least, "sent": f"{len(pairs)} of {len(right)}", "of these to the right adapter": str(score)})
+    rows.append({"least": router.least, "sent": f"{len(pairs)} of {len(right)}", "of these, right": str(score)})
 table(*rows)
 
 # %% [markdown]
-# What is not sent, a person reads. `least` trades the one for the other. Now letters, router (at the last `least`), bank
-# and one mixed batch, all together:
+# What is not sent, a person reads. `least` trades the one for the other. Now letters, router (at the last `least`),
+# bank and one mixed batch, all together:
 
 # %%
 bank, tokenizer = inbox.bank(["entities", "summary", "reply"])
