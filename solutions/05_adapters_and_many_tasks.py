@@ -150,7 +150,7 @@ from labkit import relatives
 from labkit.adapters import family
 from labkit.tables import table
 
-trials = [relatives.family_trial(kind, "intent", every=3) for kind in family.KINDS]
+trials = [relatives.family_trial(kind, "intent", steps=24, every=3) for kind in family.KINDS]
 table(*(t.row() for t in trials), caption=f"intent, {len(trials[0].losses)} steps of 8 letters, validation tickets")
 
 # %% [markdown]
