@@ -17,16 +17,20 @@ def logits(model):
         return model.eval()(input_ids=IDS, use_cache=False).logits[:, -IDS.shape[1] :]
 
 
+@pytest.fixture(scope="module")
+def letters():
+    return ticket_task("intent").train.select(range(8))
+
+
 @EACH
-def test_it_learns_without_moving_the_base_and_comes_back_from_disk_as_it_was(kind, tmp_path):
+def test_it_learns_without_moving_the_base_and_comes_back_from_disk_as_it_was(kind, letters, tmp_path):
     base, tokenizer = models.load("tiny")
     start = logits(base)
     model = family.attach(base, kind, rank=4, width=8, virtual=4)
     if kind not in ("prompt", "prefix"):  # those put something in front at once
         torch.testing.assert_close(logits(model), start, atol=1e-4, rtol=0)
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
-    losses = relatives.train(model, tokenizer, ticket_task("intent").train.select(range(8)), steps=4, batch_size=8,
-                             learning_rate=1e-2)
+    losses = relatives.train(model, tokenizer, letters, steps=4, batch_size=8, learning_rate=1e-2)
     assert losses[-1] < losses[0]
     assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
     size = family.save(model, tmp_path)
