@@ -45,19 +45,19 @@ class Relative:
                 "seconds": round(self.seconds, 1), "bytes on disk": self.bytes}
 
 
-def family_trial(kind: str, task: str = "intent", *, steps: int | None = None, batch_size: int = 8,
+def family_trial(kind: str, task: str | data.Task = "intent", *, steps: int | None = None, batch_size: int = 8,
                  learning_rate: float | None = None, seed: int = 0, every: int = 1) -> Relative:
     """Train one kind of adapter a little on the shipped tickets, and score it on validation tickets.
 
     Args:
         kind: of `family.KINDS`.
-        task: "tone" or "intent".
+        task: "tone" or "intent", or one that was read already.
         steps: of `batch_size` rows; None is the current profile's `trial_steps`.
         learning_rate: peak; None is the profile's for LoRA, ten times that for kinds that train few numbers (`RATES`),
             found on validation tickets of tiny-base.
         every: score every n-th validation ticket.
     """
-    task = data.ticket_task(task)
+    task = data.ticket_task(task) if isinstance(task, str) else task
     steps = capped(current().trial_steps if steps is None else steps)
     rate = current().learning_rate * RATES.get(kind, 1.0) if learning_rate is None else learning_rate
     base, tokenizer = models.load()

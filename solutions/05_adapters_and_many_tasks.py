@@ -64,7 +64,7 @@ check("bottleneck_parameters", bottleneck_parameters)
 # and how far when they have been trained and are taken out again.
 
 # %%
-from labkit import adapters, data, models, relatives
+from labkit import adapters, data, inbox, models, relatives
 
 base, tokenizer = models.load()
 ids = torch.tensor([tokenizer(inbox.tickets()[0]["text"])["input_ids"]], device=base.device)
@@ -146,11 +146,12 @@ print(f"largest difference {gap:.0e}; below 1e-5: {gap < 1e-5}")
 # **Predict**, for so short a training: which kind learns most, and which is smallest on disk?
 
 # %%
-from labkit import relatives
+from labkit import data, relatives
 from labkit.adapters import family
 from labkit.tables import table
 
-trials = [relatives.family_trial(kind, "intent", steps=24, every=3) for kind in family.KINDS]
+intent = data.ticket_task("intent")
+trials = [relatives.family_trial(kind, intent, steps=20, every=3) for kind in family.KINDS]
 table(*(t.row() for t in trials), caption=f"intent, {len(trials[0].losses)} steps of 8 letters, validation tickets")
 
 # %% [markdown]
@@ -184,6 +185,7 @@ plots.show(figure, alt="; ".join(f"{t.kind}: {t.parameters:,} parameters, accura
 # %%
 from labkit import data, inbox, models
 from labkit.adapters import Bank
+from labkit.tables import table
 
 task = data.ticket_task("reply")
 print(task.train[0]["prompt"], "\n->", task.train[0]["completion"])
