@@ -175,8 +175,9 @@ plots.show(figure, alt="; ".join(f"{t.kind}: {t.parameters:,} parameters, accura
 
 # %% [markdown]
 # Read the intervals first; then mind what a table of short runs cannot say. What trains few numbers needs a higher rate
-# (`relatives.RATES`) and more steps, and a prompt of made-up tokens is known to come into its own on large models
-# only. Bytes and parameters are certain.
+# (`relatives.RATES`) and more steps, and made-up tokens are known to come into their own on large models only. Where
+# rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha (lab 03). Bytes and
+# parameters are certain.
 #
 # ## Four adapters over one base
 # From here on it is LoRA, the kind that can be mixed, merged and batched. Each of the four tasks gets an adapter of its
