@@ -68,6 +68,20 @@ def scores(rows: Sequence[tuple[str, float, float, float]], title: str, x: str =
     return figure
 
 
+def heat(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str,
+         x: str = "", y: str = "") -> Figure:
+    """A table of figures, 0 to 100, as coloured fields with the number in each; rows from the top down."""
+    figure, axes = new(title, x, y, height=0.9 + 0.42 * len(rows))
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color="black" if value > 55 else "white")
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes, the same each time it is drawn."""
     buffer = io.BytesIO()

@@ -7,6 +7,7 @@ whole Evaluations, comparisons on the same rows, and the verdict of a gate.
 from labkit.evaluation.answering import classify, generate, left_padded, padded, positions, score_labels
 from labkit.evaluation.baselines import bag_of_words, majority, nearest_answer
 from labkit.evaluation.card import model_card
+from labkit.evaluation.constrained import JsonObject, OneOf
 from labkit.evaluation.contamination import ngram_overlap
 from labkit.evaluation.decisions import cheapest, cost_matrix, money, reliability, temperature
 from labkit.evaluation.doubt import Difference, holm, mcnemar, paired_bootstrap, rows_needed
@@ -47,6 +48,7 @@ __all__ = [
     "groups_of",
     "holm",
     "interval",
+    "JsonObject",
     "left_padded",
     "macro_f1",
     "majority",
@@ -56,6 +58,7 @@ __all__ = [
     "money",
     "nearest_answer",
     "ngram_overlap",
+    "OneOf",
     "padded",
     "paired_bootstrap",
     "per_class",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from labkit.data.encode import encode_completion, encode_prompt, pad_id
@@ -198,10 +199,16 @@ def generate(
     max_new_tokens: int = 96,
     batch_size: int = 32,
     tick: Callable[[int], None] | None = None,
+    adapter_names: Sequence[str] | None = None,
+    allowed: Callable[[Sequence[int]], Sequence[int]] | None = None,
 ) -> list[str]:
     """Greedy answers to prompts, up to the end of turn or `max_new_tokens`; `tick` as in `score_labels`.
 
     Padding is on the left: a model that goes on writing must have its last real token at the end.
+
+    Args:
+        adapter_names: one a prompt, as `adapters.Bank.each` gives them: each row is answered by its own adapter.
+        allowed: gives the tokens that may follow those said so far, as `constrained.OneOf` and `JsonObject` do.
     """
     import torch
     from transformers import GenerationConfig
@@ -215,7 +222,10 @@ def generate(
     model.eval()
     with torch.inference_mode(), quiet():
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device):
-            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)
+            own = {"adapter_names": [adapter_names[i] for i in rows]} if adapter_names else {}
+            if allowed:
+                own["prefix_allowed_tokens_fn"] = partial(_next_of, allowed, ids.shape[1])
+            said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **own)
             for i, answer in zip(rows, said[:, ids.shape[1] :].tolist(), strict=True):
                 answer = answer[: answer.index(end)] if end in answer else answer
                 answers[i] = tokenizer.decode(answer, skip_special_tokens=True).strip()
@@ -223,3 +233,8 @@ def generate(
                 tick(len(rows))
     model.train(was)
     return [answers[i] for i in range(len(asked))]
+
+
+def _next_of(allowed: Callable, asked: int, row: int, ids: torch.Tensor) -> list[int]:
+    """What transformers asks of each row at each step; `ids` begin with the `asked` tokens of the prompt."""
+    return list(allowed(ids[asked:].tolist()))

@@ -31,6 +31,7 @@ def attach_lora(
     variant: str = "lora",
     seed: int = 0,
     name: str = "default",
+    modules_to_save: list[str] | None = None,
 ) -> PeftModel:
     """Attach a LoRA adapter to every target matrix and freeze the base.
 
@@ -44,6 +45,8 @@ def attach_lora(
             "pissa" (Meng et al., 2024), which moves part of W into the adapter and leaves the rest frozen.
         seed: of A's random start.
         name: of the adapter.
+        modules_to_save: modules that are trained whole and saved with the adapter, as older recipes do with "wte" or
+            "lm_head". Where embedding and head are one matrix, they stay one.
 
     Raises:
         LabError: rank is not positive, the variant is unknown, no module has such a name, or PiSSA shall split
@@ -65,6 +68,8 @@ def attach_lora(
             todo="Take another variant, or a base in full precision",
         )
     _check_targets(model, targets)
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    whole = _by_the_head(model, modules_to_save) if modules_to_save and tied else modules_to_save
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -74,6 +79,8 @@ def attach_lora(
         use_rslora=variant == "rslora",
         use_dora=variant == "dora",
         init_lora_weights="pissa" if variant == "pissa" else True,
+        modules_to_save=whole,
+        ensure_weight_tying=tied and bool(whole),
     )
     torch.manual_seed(seed)
     with quiet():
@@ -86,11 +93,12 @@ def attach_lora(
 def _check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
     """Refuse a name that no module has; peft passes over it where another name of the list is found."""
     from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, whose W is (d_in, d_out)
 
     if targets == "all-linear":
         return
     wanted = [targets] if isinstance(targets, str) else list(targets)
-    linear = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    linear = [name for name, module in model.named_modules() if isinstance(module, Linear | Conv1D)]
     unknown = [w for w in wanted if not any(name == w or name.endswith("." + w) for name in linear)]
     if unknown or not wanted:
         known = sorted({name.split(".")[-1] for name in linear})
@@ -99,6 +107,17 @@ def _check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
             where="targets",
             expected=f"all-linear, or some of {', '.join(known)}",
         )
+
+
+def _by_the_head(model: PreTrainedModel, modules_to_save: list[str]) -> list[str]:
+    """The same modules, with the head's name for an embedding that is one matrix with it.
+
+    peft 0.21 knows such an embedding by the names embed_tokens and lm_head alone. GPT-2's is called wte: trained under
+    that name it moves away from the head, and a merged model that is saved as tied loses the difference.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    embedding, head = (names[id(m)] for m in (model.get_input_embeddings(), model.get_output_embeddings()))
+    return [head if embedding == name or embedding.endswith(f".{name}") else name for name in modules_to_save]
 
 
 def _start_empty_rows(model: PeftModel, name: str) -> None:
@@ -135,8 +154,8 @@ def save(model: PeftModel, folder: str | Path, start: str | Path | None = None) 
     (Path(folder) / "README.md").unlink(missing_ok=True)  # a blank card; ours is written from scores
 
 
-def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
-    """Put a saved adapter on its base.
+def load(model: PreTrainedModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
+    """Put a saved adapter on its base, or beside the adapters that are on it.
 
     Raises:
         LabError: the folder holds no adapter, a damaged one, one that lacks weights, or one with other shapes than
@@ -156,8 +175,12 @@ def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
         with safe_open(file, framework="numpy") as opened:
             saved = set(opened.keys())
         with quiet():
-            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
-            wanted = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), name, is_trainable=False)
+                tuned = model.eval()
+            else:
+                tuned = PeftModel.from_pretrained(model, str(folder), name, is_trainable=False).eval()
+            wanted = set(get_peft_model_state_dict(tuned, adapter_name=name, save_embedding_layers=False))
     except SafetensorError as error:
         raise LabError("the adapter's weights are damaged", where=str(file), todo="Copy or train it again") from error
     except (RuntimeError, ValueError, TypeError, KeyError) as error:

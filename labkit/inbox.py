@@ -1,0 +1,83 @@
+"""The inbox's four tasks over one base: an adapter each, trained once and kept, the bank of them, and their test.
+
+Over `training` and `adapters`: lab 05 and whatever serves several tasks from one base begin here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit import data, evaluation, models
+from labkit.adapters import Bank
+from labkit.errors import LabError
+from labkit.profiles import current, runs
+from labkit.training import Run, finetune
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+TASKS = ("tone", "entities", "summary", "reply")
+SETTINGS: dict[str, dict[str, Any]] = {  # over the profile's own, which suit one task and 16 rows a step
+    "tiny": {"tone": {"steps": 100, "batch_size": 8, "learning_rate": 4e-3},
+             "entities": {"steps": 120, "batch_size": 8, "learning_rate": 4e-3},
+             "summary": {"steps": 100, "batch_size": 8, "learning_rate": 4e-3},
+             "reply": {"steps": 140, "batch_size": 8, "learning_rate": 4e-3}},
+}
+MARKS = {"summary": "{}: ", "reply": "from the {} team"}  # how a summary and a reply name the intent
+
+
+def train(task: str) -> Run:
+    """The adapter of one task: trained now, or taken from the runs where it lies with the same settings.
+
+    Raises:
+        LabError: the inbox has no such task.
+    """
+    if task not in TASKS:
+        raise LabError(f"there is no task {task!r} in the inbox", where="task", expected=", ".join(TASKS))
+    settings = SETTINGS.get(current().name, {}).get(task, {})
+    return finetune(data.ticket_task(task).train, out=runs(f"inbox-{task}"), reuse=True, **settings)
+
+
+def bank(tasks: Sequence[str] = TASKS) -> tuple[Bank, PreTrainedTokenizerBase]:
+    """All of them over one base, and the base's tokenizer."""
+    base, tokenizer = models.load()
+    made = Bank(base)
+    for task in tasks:
+        made.add(task, train(task).folder)
+    return made, tokenizer
+
+
+def tickets(every: int = 1) -> Dataset:
+    """One test ticket of each family, or of every n-th family: tickets of one family say the same thing again.
+
+    A slow model gets fewer of them (`Profile.test_every`).
+    """
+    found = data.read("tickets/test")
+    firsts = list({family: i for i, family in reversed(list(enumerate(found["family"])))}.values())
+    return found.select(sorted(firsts)[:: every * current().test_every])
+
+
+def held(task: str, every: int = 1) -> Dataset:
+    """The same tickets as examples of one task."""
+    return data.ticket_examples(tickets(every), task)
+
+
+def names(task: str, tickets: Dataset, answers: Sequence[str]) -> dict[str, evaluation.Score]:
+    """How often a summary, or a reply, names the ticket's product, and its intent in the place where that belongs.
+
+    Args:
+        task: "summary" or "reply".
+        tickets: records. answers: one a ticket.
+
+    Raises:
+        LabError: another task.
+    """
+    if task not in MARKS:
+        raise LabError(f"answers of {task!r} name no team", where="task", expected=", ".join(MARKS))
+    pairs, families = list(zip(tickets, answers, strict=True)), evaluation.groups_of(tickets)
+    product = [float(row["entities"]["product"] in answer) for row, answer in pairs]
+    intent = [float(MARKS[task].format(row["intent"]) in answer) for row, answer in pairs]
+    return {name: evaluation.mean_score(name, values, families)
+            for name, values in (("names the product", product), ("names the intent", intent))}
