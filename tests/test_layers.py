@@ -21,7 +21,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
     {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder"},
     {"export", "olive"},
-    {"serving", "search", "ledger", "job", "chat"},
+    {"serving", "search", "ledger", "job", "chat", "clinic"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
     {"cli", "course", "doctor"},
 ]

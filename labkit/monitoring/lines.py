@@ -1,6 +1,6 @@
-"""What a training shows while it runs: callbacks for the Trainer that look on and change nothing.
+"""A training in one line: under the cell of a notebook, or in a terminal.
 
-Below `training`, which puts them in; lab 08 builds more of them.
+Over `meter`; `training` puts one in where nobody asks for more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from labkit.models import quiet
+from labkit.monitoring.meter import Meter, meter_callback
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -29,25 +29,47 @@ def notebook_line() -> TrainerCallback | None:
         return None
     from IPython.display import HTML, display
 
-    with quiet():
-        from transformers import TrainerCallback
-
-    class Line(TrainerCallback):
+    class Line(meter_callback()):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.handle, self.begun, self.first = display(HTML(""), display_id=True), time.monotonic(), None
-            self.looked = self.begun
+            super().on_train_begin(args, state, control, **kwargs)
+            self.handle, self.looked = display(HTML(""), display_id=True), time.monotonic()
 
-        def on_step_end(self, args, state, control, **kwargs):
-            now = time.monotonic()
-            self.first = self.first or (now, state.global_step)  # the first step warms up, and tells no speed
-            if now - self.looked < EVERY or state.global_step == self.first[1]:
-                return
-            self.looked = now
-            left = (state.max_steps - state.global_step) * (now - self.first[0]) / (state.global_step - self.first[1])
-            self.handle.update(HTML(f"training: step {state.global_step} of {state.max_steps}, "
-                                    f"about {left:.0f} s to go"))
+        def show(self, state):
+            if time.monotonic() - self.looked >= EVERY and self.meter.seconds_a_step:
+                self.looked = time.monotonic()
+                self.handle.update(HTML(f"training: {self.meter.words()}"))
 
         def on_train_end(self, args, state, control, **kwargs):
+            super().on_train_end(args, state, control, **kwargs)
             self.handle.update(HTML(""))
 
-    return Line()
+    return Line(Meter())
+
+
+def terminal_line(file=None) -> TrainerCallback:
+    """A bar by tqdm with loss, speed, machine and time to go, on stderr; outside of a terminal nothing is drawn.
+
+    Args:
+        file: in place of stderr; then it is drawn, whatever it is.
+    """
+    from tqdm import tqdm
+
+    class Bar(meter_callback()):
+        def on_train_begin(self, args, state, control, **kwargs):
+            super().on_train_begin(args, state, control, **kwargs)
+            self.looked = time.monotonic()
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, file=file or sys.stderr, leave=True,
+                            unit="step", disable=None if file is None else False, mininterval=EVERY)
+
+        def show(self, state):
+            if time.monotonic() - self.looked >= EVERY or state.global_step == state.max_steps:
+                self.looked = time.monotonic()
+                self.bar.set_postfix_str(self.meter.words().partition(" · ")[2].partition(" · about")[0],
+                                         refresh=False)
+            self.bar.update()
+
+        def on_train_end(self, args, state, control, **kwargs):
+            super().on_train_end(args, state, control, **kwargs)
+            self.bar.close()
+
+    return Bar(Meter())
