@@ -5,8 +5,10 @@ Over `training`: nothing here pretends, each run fails for the reason that its s
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,7 +151,7 @@ def wide_collator(tokenizer, width: int = 256) -> Callable:
     return partial(padded, tokenizer=tokenizer, width=width)
 
 
-# -- format and base -----------------------------------------------------------------------------------------------------
+# -- format and base ---------------------------------------------------------------------------------------------------
 
 
 def alpaca_row(tokenizer, prompt: str, completion: str) -> dict:
@@ -176,3 +178,31 @@ def blank_base(folder: str | Path) -> Path:
         noise.save_pretrained(folder)
         models.load()[1].save_pretrained(folder)
     return folder
+
+
+# -- the runtime's tokenizer -------------------------------------------------------------------------------------------
+
+
+def runtime(folder: str | Path, older: bool = False) -> Callable | None:
+    """The tokenizer of onnxruntime-genai over an export of the base model: a function of a text to its token ids.
+
+    Args:
+        folder: of the export. older: an earlier tokenizer.json lies there, one that has learnt fewer merges.
+
+    Returns:
+        The function, or None where onnxruntime-genai is not installed (the extra `olive`).
+    """
+    try:
+        import onnxruntime_genai
+        from onnxruntime_genai.models.builder import create_model
+    except ImportError:
+        return None
+    folder = Path(folder)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), models.quiet():
+        create_model(None, str(models.find()), str(folder), "fp32", "cpu", str(folder / "cache"))
+    if older:
+        file = folder / "tokenizer.json"
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts["model"]["merges"] = facts["model"]["merges"][: len(facts["model"]["merges"]) // 2]
+        file.write_text(json.dumps(facts), encoding="utf-8")
+    return onnxruntime_genai.Tokenizer(onnxruntime_genai.Model(str(folder))).encode

@@ -357,8 +357,30 @@ def _slower(peak: float) -> str:
             "bf16=False, or look at the rows of that step")
 
 
+def same_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+                encode: Callable[[str], Sequence[int]]) -> Finding:
+    """Refuses a runtime whose tokenizer makes other token ids of a text than the one that the model was trained with.
+
+    Args:
+        texts: as they will come; some with two spaces, accents and digits.
+        encode: the runtime's, a text to its ids, without special tokens of its own.
+    """
+    for i, text in enumerate(texts):
+        ours, theirs = tokenizer(text, add_special_tokens=False)["input_ids"], [int(token) for token in encode(text)]
+        if ours != theirs:
+            at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+                      min(len(ours), len(theirs)))
+            raise Tripped(
+                "same_tokens",
+                f"text {i}: the tokenizers part at token {at}: {_around(tokenizer, ours, at)} in training, "
+                f"{_around(tokenizer, theirs, at)} in the runtime",
+                todo="Export the tokenizer together with the model, and see that the runtime knows each of its parts",
+            )
+    return Finding("same_tokens", f"the runtime makes the same token ids of all {len(texts)} texts")
+
+
 def step_size(move: float, full: bool) -> Finding:
-    """Names an update-to-weight ratio outside its band: nothing happens below, and above what was learnt is thrown away.
+    """Names an update-to-weight ratio outside its band: below nothing happens, above what was learnt is lost.
 
     Args:
         move: the longest step of a run, |change| / |weights| of the trainable weights (`monitoring.Meter.moves`).

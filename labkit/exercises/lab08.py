@@ -15,8 +15,8 @@ LAB = "08"
     minutes=6,
     hints=(
         "The first step makes threads and caches; leave it out of both answers: seconds[1:], tokens[1:].",
-        "Speed is the sum of the tokens by the sum of the seconds. The time to go is the mean of a step times the steps "
-        "that are left, steps - len(seconds).",
+        "Speed is the sum of the tokens by the sum of the seconds. The time to go is the mean of a step times the "
+        "steps that are left, steps - len(seconds).",
         "a_step = sum(seconds[1:]) / len(seconds[1:])\n"
         "return sum(tokens[1:]) / sum(seconds[1:]), a_step * (steps - len(seconds))",
     ),
@@ -60,7 +60,7 @@ def _run(answer, name: str):
     from labkit.training import Run
 
     if isinstance(answer, dict):
-        raise Wrong("that is the dict of settings. Train with it: clinic.treat gives a Run, and that is what I look at.")
+        raise Wrong("that is the dict of settings. Train with it: clinic.treat gives a Run, and that is looked at.")
     if not isinstance(answer, Run):
         raise Wrong(f"expected the Run that clinic.treat({name!r}, ...) gives, and got {describe(answer)}.")
     sick = clinic.SICK[name]
@@ -93,7 +93,8 @@ def mend_overfitting(answer):
     run, sick = _run(answer, "overfitting")
     held = [point["validation_loss"] for point in run.curve if "validation_loss" in point]
     if not held:
-        raise Wrong("this run never looked at validation, so nobody can say whether it is well. Let clinic.treat train it.")
+        raise Wrong("this run never looked at validation, so nobody can say whether it is well. Let "
+                    "clinic.treat train it.")
     _enough_steps(run, sick)
     best, end = min(held), held[-1]
     if run.settings.get("patience"):
@@ -119,8 +120,8 @@ NOT_BETTER = 0.8  # nats: below a blind guess among six labels, 0.9, by more tha
     minutes=8,
     hints=(
         "Two things make room without changing what is learnt: fewer rows at once with more parts, and checkpointing.",
-        "batch_size × accumulation must stay 16. clinic.wants(**mend) says in bytes what it would take, clinic.budget() "
-        "what there is.",
+        "batch_size × accumulation must stay 16. clinic.wants(**mend) says in bytes what it would take, "
+        "clinic.budget() what there is.",
         "Checkpointing on, and the largest of 16, 8, 4, 2, 1 rows that then fits: print clinic.wants for each.",
     ),
     after="The same sixteen rows a step, the same gradient, a sixth of the memory.",
@@ -153,7 +154,8 @@ def mend_memory(answer):
                     "badly. Checkpointing lets more rows through at once.")
     twice = told | {"batch_size": 2 * told["batch_size"], "accumulation": told["accumulation"] // 2}
     if told["accumulation"] > 1 and clinic.wants(**twice) <= has:
-        raise Wrong(f"it fits, and {twice['batch_size']} rows at once would fit as well: fewer, larger parts are faster.")
+        raise Wrong(f"it fits, and {twice['batch_size']} rows at once would fit as well: fewer, larger parts are "
+                    "faster.")
 
 
 @exercise(
@@ -206,7 +208,8 @@ def mend_batches(answer):
                                for b in [down[i:i + size] for i in range(0, len(down), size)]))
         if wide > 1.1 * least:
             pads = 1 - sum(lengths) / wide
-            hint = "they are as they came" if rows == list(range(len(lengths))) else "rows of like length are not together"
+            came = rows == list(range(len(lengths)))
+            hint = "they are as they came" if came else "rows of like length are not together"
             raise Wrong(f"{where}: {pads:.0%} of the tokens are padding: {hint}. It can be "
                         f"{1 - sum(lengths) / least:.0%}.")
 
@@ -220,8 +223,8 @@ def mend_batches(answer):
     hints=(
         "Ask the tokenizer for the prompt as serving does: apply_chat_template([{'role': 'user', 'content': prompt}], "
         "add_generation_prompt=True, tokenize=False), then its ids with add_special_tokens=False.",
-        "The answer's ids have tokenizer.eos_token_id behind them. Labels are -100 over the prompt, and the answer's ids "
-        "over the answer and its end.",
+        "The answer's ids have tokenizer.eos_token_id behind them. Labels are -100 over the prompt, and the answer's "
+        "ids over the answer and its end.",
         "return {'input_ids': asked + answer, 'labels': [-100] * len(asked) + answer}",
     ),
     after="Template, mask and end of turn: the three tripwires for data have nothing to say against it.",
@@ -231,7 +234,8 @@ def mend_format(answer):
     from labkit.scratch.watching import to_row
 
     _, tokenizer = models.load("tiny")
-    for prompt, completion in (("Which tone has this ticket?\n\nWhere is my stove?", "anger"), ("Say it back.", "I do.")):
+    pairs = (("Which tone has this ticket?\n\nWhere is my stove?", "anger"), ("Say it back.", "I do."))
+    for prompt, completion in pairs:
         got = call(answer, tokenizer, prompt, completion, copies=False)
         where = f"for the answer {completion!r}"
         if got is None:
@@ -267,8 +271,8 @@ def mend_format(answer):
         if labels[:-1] == right["labels"][:-1]:
             raise Wrong(f"{where}: the end of turn does not count in the loss, so the model does not learn to stop.")
         if labels[:-1] == right["labels"][1:] or labels[1:] == right["labels"][:-1]:
-            raise Wrong(f"{where}: labels are shifted by one. The model shifts them itself: a label stands under its own "
-                        "token.")
+            raise Wrong(f"{where}: labels are shifted by one. The model shifts them itself: a label stands under its "
+                        "own token.")
         raise Wrong(f"{where}: {len(counted)} labels count, and they are not those of the answer with its end, "
                     f"{len([x for x in right['labels'] if x != -100])}.")
 
@@ -305,11 +309,12 @@ def update_ratio(answer):
             (size / moved) ** 0.5: "upside down: the change is divided by the weights.",
             moved**0.5: "that is the length of the change alone. A share needs the length of the weights below it.",
             (moved / sum(float(a.square().sum()) for a in after)) ** 0.5: "divided by the weights *after* the step.",
-            sum(ratios) / len(ratios): "the mean of the tensors' ratios. Take all tensors as one vector: sum squares first.",
+            sum(ratios) / len(ratios): "the mean of the tensors' ratios. Take all as one vector: sum squares first.",
             ratios[0]: "that is the first tensor alone.",
             max(ratios): "that is the tensor that moved most. Take all of them as one vector.",
             abs(sum(float(a.norm()) ** 2 for a in after) ** 0.5 - size**0.5) / size**0.5:
-                "that is the change of the length. Weights can move far and stay as long: take the length of the change.",
+                "that is the change of the length. Weights can move far and stay as long: take the length of the "
+                "change.",
         }
         value = float(got) if hasattr(got, "item") and getattr(got, "numel", lambda: 1)() == 1 else got
         expect_type(value, (int, float), where)

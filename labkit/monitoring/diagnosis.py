@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit import guards, models, profiles
 from labkit.data.encode import collate, encode_completion, pad_id
@@ -57,6 +57,7 @@ OF_GUARD = {
     "finite_loss": "learning rate too high", "finite_weights": "learning rate too high",
     "no_explosion": "learning rate too high", "frozen_stayed": "frozen weights move",
     "reload_agrees": "not what was trained", "batch_parity": "score depends on the batch",
+    "same_tokens": "wrong data format",
 }
 
 

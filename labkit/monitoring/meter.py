@@ -104,10 +104,11 @@ class Meter:
         """What is kept of it in a Run; shares are 0 to 1, `watching` is the share of the time that it took itself."""
         if self.look:
             self.machine()
-        found = {"steps": len(self.work), "seconds": (self.ended or time.monotonic()) - self.begun, "seconds_a_step": self.seconds_a_step,
+        seconds = (self.ended or time.monotonic()) - self.begun
+        found = {"steps": len(self.work), "seconds": seconds, "seconds_a_step": self.seconds_a_step,
                  "tokens_per_second": self.tokens_per_second, "waiting": self.waiting, "padding": self.padding,
                  "move": max(self.moves, default=None), "cpu": self.cpu, "memory_gb": self.memory,
-                 "watching": self.spent / max(1e-9, (self.ended or time.monotonic()) - self.begun)}
+                 "watching": self.spent / max(1e-9, seconds)}
         return {name: float(f"{value:.4g}") for name, value in found.items() if value is not None}
 
     # ---------------------------------------------------------------- how it looks on
@@ -184,7 +185,7 @@ def _process():
 
 @functools.lru_cache(maxsize=1)
 def meter_callback() -> type:
-    """The class of `Meter.callback`, for those that show what it measures; made at first use, as transformers is big."""
+    """The class of `Meter.callback`, for those that show what it measures; made at first use: transformers is big."""
     with quiet():
         from transformers import TrainerCallback
 
