@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SICK = {
-    "overfitting": {"rows": 24, "steps": 36, "batch_size": 8, "rank": 32, "alpha": 128, "dropout": 0.0,
+    "overfitting": {"rows": 24, "steps": 30, "batch_size": 8, "rank": 32, "alpha": 128, "dropout": 0.0,
                     "weight_decay": 0.0, "learning_rate": 4e-3, "patience": None},
     "rate": {"rows": 400, "steps": 30, "batch_size": 8, "rank": 8, "learning_rate": 0.3},
     "memory": {"method": "full", "batch_size": 16, "accumulation": 1, "checkpointing": False},
 }
-EVERY = 4  # steps between two looks at validation
-CRAMPED = 0.17  # of the bytes that the sick run of "memory" wants
-ROWS, ASKED, LENGTH = 16, 3, 256  # of "memory": rows a step that shall count, steps, tokens of each row
+EVERY = 5  # steps between two looks at validation
+CRAMPED = 0.25  # of the bytes that the sick run of "memory" wants
+WIDTH = 192  # tokens that every batch of the slow run is wide
+ROWS, ASKED, LENGTH = 16, 3, 128  # of "memory": rows a step that shall count, steps, tokens of each row
 
 
 def rows_of(number: int) -> Dataset:
@@ -40,7 +41,7 @@ def rows_of(number: int) -> Dataset:
 def watched() -> Dataset:
     """A few validation tickets for the tone, of all families."""
     held = data.ticket_task("tone").validation
-    return held.select(range(0, len(held), 6))
+    return held.select(range(0, len(held), 12))
 
 
 def treat(name: str, mend: dict, out: str | Path | None = None, **more) -> Run:
@@ -49,7 +50,8 @@ def treat(name: str, mend: dict, out: str | Path | None = None, **more) -> Run:
     Args:
         name: "overfitting" or "rate".
         mend: settings that differ; {} is the sick run itself. `...`, an answer that is still open, is given back.
-        out: folder of the Run. more: for `finetune`, such as callbacks.
+        out: folder of the Run; one that lies there with the same settings is taken as it is.
+        more: for `finetune`, such as callbacks.
 
     Raises:
         LabError: there is no such case or setting, or a tripwire stopped the run.
@@ -63,7 +65,8 @@ def treat(name: str, mend: dict, out: str | Path | None = None, **more) -> Run:
     rows = rows_of(told.pop("rows"))
     if name == "overfitting":
         more |= {"validation": watched(), "evaluate_every": EVERY}
-    return finetune(rows, out=out or profiles.runs(f"lab08-{name}"), guard=False, **told, **more)
+    return finetune(rows, out=out or profiles.runs(f"lab08-{name}"), guard=False, reuse=True,
+                    **told, **more)
 
 
 def _sick(name: str) -> dict:
@@ -87,7 +90,7 @@ def wants(method: str = "full", batch_size: int = ROWS, accumulation: int = 1, c
 
 
 def budget() -> int:
-    """Bytes that the memory case may hold: a sixth of what it wants."""
+    """Bytes that the memory case may hold: a quarter of what it wants."""
     return int(CRAMPED * wants(**SICK["memory"]))
 
 
@@ -115,9 +118,9 @@ def cramped(budget, method: str = "full", batch_size: int = ROWS, accumulation: 
 # -- slowness ----------------------------------------------------------------------------------------------------------
 
 
-def slow_collator(tokenizer, rows: Dataset, width: int = 256) -> Callable:
-    """A loader as one meets it: each row is looked up in its file, from the beginning, whenever its turn comes; then
-    it is padded to the longest that might ever be.
+def slow_collator(tokenizer, rows: Dataset, width: int = WIDTH) -> Callable:
+    """A loader as one meets it: whenever a row's turn comes its whole file is read to find it; then it is padded to
+    the longest that might ever be.
 
     Args:
         rows: encoded tickets of the training file, with their `id`.
@@ -129,7 +132,7 @@ def slow_collator(tokenizer, rows: Dataset, width: int = 256) -> Callable:
     def collator(batch: list[dict]) -> dict:
         for row in batch:
             name = names[tuple(row["input_ids"])]
-            records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+            records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             next(record for record in records if record["id"] == name)
         return padded(batch, tokenizer, width)
 
@@ -146,7 +149,7 @@ def padded(rows: list[dict], tokenizer, width: int) -> dict:
     return {name: pad(values, (0, gap), value=fill[name]) for name, values in batch.items()}
 
 
-def wide_collator(tokenizer, width: int = 256) -> Callable:
+def wide_collator(tokenizer, width: int = WIDTH) -> Callable:
     """Rows that are encoded already, padded to the longest that might ever be."""
     return partial(padded, tokenizer=tokenizer, width=width)
 
