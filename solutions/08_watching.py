@@ -13,8 +13,8 @@
 #
 # *60 minutes. You need: Python; labs 02 and 03 help. No GPU, no network, no account.*
 #
-# A colleague at Tatra Trail sends two curves and asks which adapter to ship. Both fall to the end. Which would you
-# take, and what would you ask for first?
+# A colleague at Tatra Trail sends this curve and asks whether to ship the adapter. It falls to the end. Would you say
+# yes, and what would you ask for first?
 
 # %%
 from labkit import clinic, plots, runs
@@ -25,8 +25,8 @@ plots.show(plots.curve(first, f"It ends at {first[-1]['loss']:.2f} nats: a good 
            alt=f"Training loss falls from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
 
 # %% [markdown]
-# That is one of them, and it is ill. The curve of the *training* rows does not show it. What does, and what else can
-# go wrong without a word, is this lab.
+# It is ill, and the curve of the *training* rows does not show it. What does, and what else can go wrong without a
+# word, is this lab.
 #
 # ## A run tells you how it is
 # `monitoring.live()` is a callback for the Trainer: a picture that redraws itself under the cell. **Predict** before
@@ -44,8 +44,11 @@ run = finetune(rows, watched, steps=40, batch_size=8, evaluate_every=10, callbac
 # what you told it (up, then down); is the gradient norm steady. What the meter beside it saw stays in the Run:
 
 # %%
+from labkit import measured
 from labkit.tables import table
 
+measured.note("08_watching", tokens_per_second=run.meter["tokens_per_second"], longest_step=run.meter["move"],
+              watching=f"{run.meter['watching']:.2%}")
 table(*({"measured": name.replace("_", " "), "value": value} for name, value in run.meter.items()))
 
 # %% [markdown]
@@ -193,7 +196,7 @@ check("mend_overfitting", mended)
 # *Proof* for one such mend, on other tickets than those that were watched. Mind the intervals:
 
 # %%
-from labkit import data, evaluation
+from labkit import data, evaluation, measured
 
 held = data.ticket_task("tone").test.select(range(0, 288, 4))
 scores = {}
@@ -201,6 +204,7 @@ for name, cure in {"sick": {}, "mended": {"rows": 400, "rank": 8, "alpha": 16, "
     run = clinic.treat("overfitting", cure, out=runs(f"lab08-{name}"))
     said = evaluation.classify(*run.loaded, held["prompt"], data.LABELS["tone"])
     scores[name] = evaluation.accuracy(held["label"], said, evaluation.groups_of(held))
+measured.note("08_watching", learnt_by_heart=scores["sick"], mended=scores["mended"])
 table(*({"run": name, "accuracy": str(score)} for name, score in scores.items()))
 
 # %% [markdown]
@@ -268,8 +272,8 @@ table(*seen)
 # with a billion parameters that is most of the memory, of this one it is little (lab 04).
 #
 # ## Patient 3: it is slow
-# A training that "takes all night". Whenever a ticket's turn comes, the loader reads
-# the whole file to find it; every batch is padded to 192 tokens, in case of long letters. **Predict** what the model does most of the time.
+# A training that "takes all night". Whenever a ticket's turn comes, the loader reads the whole file to find it; every
+# batch is padded to 192 tokens, in case of long letters. **Predict** what the model does most of the time.
 
 # %%
 from labkit import check, clinic, finetune, models, monitoring, runs
@@ -323,13 +327,15 @@ check("mend_batches", mend_batches)
 # faster; where it does not, they would be slower, and the cell says so.
 
 # %%
-from labkit import profiles
+from labkit import measured, profiles
 
 timed("rows of like length together", arguments={"train_sampling_strategy": "group_by_length"})
 if profiles.bf16():
     timed("and in bfloat16", bf16=True, arguments={"train_sampling_strategy": "group_by_length"})
 else:
     print("this machine has no bfloat16 instructions, so mixed precision is left out here")
+measured.note("08_watching", slow_tokens_per_second=times[0]["real tokens/s"],
+              cured_tokens_per_second=times[-1]["real tokens/s"])
 table(*times)
 
 # %% [markdown]
@@ -390,12 +396,14 @@ check("mend_format", mend_format)
 # *Proof:* the same tickets, the same steps, the rows in the right form. What counts is the answer, letter for letter:
 
 # %%
+from labkit import measured
 from labkit.scratch import watching
 
 mended = finetune(clinic.rows_by(watching.to_row, examples), steps=40, batch_size=8, out=runs("lab08-formed"))
 said["mended"] = evaluation.generate(*mended.loaded, held["prompt"], max_new_tokens=12)
 families = evaluation.groups_of(held)
 exact = {name: evaluation.accuracy(held["label"], answers, families) for name, answers in said.items()}
+measured.note("08_watching", wrong_form=exact["sick"], right_form=exact["mended"])
 table(*({"run": name, "answers that are right, letter for letter": str(score)} for name, score in exact.items()),
       caption="a blind guess among six labels is right in 17 %")
 
@@ -644,15 +652,8 @@ caught(validation=Dataset.from_list(leaked))
 # What the same patients showed on SmolLM2, beside what you have just seen, if it was recorded:
 
 # %%
-from labkit import clinic, measured, monitoring, runs
-from labkit.training import Run
+from labkit import measured
 
-kept = {name: Run.read(runs(f"lab08-{folder}")) for name, folder in
-        (("live", "live"), ("first_patient", "sick"), ("mended", "mended"))}
-measured.note("08_watching", tokens_per_second=kept["live"].meter["tokens_per_second"],
-              watching=f"{kept['live'].meter['watching']:.2%}", longest_step=f"{kept['live'].meter['move']:.1%}",
-              budget_MB=round(clinic.budget() / 1e6),
-              **{name: monitoring.diagnose(run).illness for name, run in kept.items()})
 measured.beside("08_watching")
 
 # %% [markdown]

@@ -116,7 +116,7 @@ def still(points: Sequence[dict]) -> tuple[Figure, str]:
             if seen:
                 axes.plot(*zip(*seen, strict=True), style, color=COLOURS.get(key, plots.COLOURS["blue"]),
                           marker="." if len(seen) < 15 else "", label="validation" if "val" in key else "training")
-        axes.set_title(name, fontsize=10, loc="left")
+        axes.set_ylabel(name)
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", scilimits=(-2, 4))
