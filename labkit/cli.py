@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--html", metavar="FILE", help="write the report there too, as one page")
     _finetune_options(command("finetune", _finetune, "train on a file, and say how good the result is",
                               "labkit finetune my_tickets.csv --columns subject,team --model small"))
+    ills = command("diagnose", _diagnose, "say what ails a training, by its curves and its meter; code 1 if it is ill",
+                   "labkit diagnose runs/my_tickets")
+    ills.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
     evaluate = command("evaluate", _evaluate, "score a model row by row, and keep it for the gate",
                        "labkit evaluate runs/new --task intent")
     evaluate.add_argument("model", metavar="RUN", help="a run's folder; or tiny, small, a model's folder, a hub id")
@@ -206,6 +209,15 @@ def _show(result) -> None:
         ("report.md", "the report"), ("curve.png", "the picture of the training"), ("adapter", "the adapter"))]
     print(Table(lies))
     print(f"\nIt took {result.seconds:.0f} s. Talk to it: labkit chat {result.folder}")
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from labkit.monitoring import diagnose
+    from labkit.training import Run
+
+    found = diagnose(Run.read(arguments.folder))
+    print(found)
+    return OK if found.healthy else FAILED
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

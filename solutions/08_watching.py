@@ -658,8 +658,9 @@ measured.beside("08_watching")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit finetune my_tickets.csv` draws the line of the terminal section and runs every tripwire of the gallery;
-# `tensorboard --logdir FOLDER` reads what the callback wrote. Lab 11 does the training by `olive finetune`.
+# `labkit finetune my_tickets.csv` draws a line like that of the terminal section and runs the tripwires of the gallery;
+# `labkit diagnose RUN` says what ails what came out, and `tensorboard --logdir FOLDER` reads what the callback wrote.
+# Lab 11 does the training by `olive finetune`.
 #
 # ## What you can do now
 # You can say of a training what ails it, from four curves, five figures of a meter and a dozen tripwires; mend it; and

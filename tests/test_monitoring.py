@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import xml.etree.ElementTree as ET
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from labkit import LabError, clinic, finetune, guards, models, monitoring, plots
+from labkit.cli import main
 from labkit.data.encode import collate, encode, pad_id
 from labkit.monitoring import Budget, Meter, board
 from labkit.monitoring.live import svg
@@ -122,6 +124,16 @@ def test_the_still_picture_says_in_its_title_where_validation_is_lowest():
     figure, said = monitoring.still(POINTS)
     assert said == "The training loss goes from 2.00 to 0.50 nats; validation is lowest at step 2, 1.50"
     assert len(figure.axes) == 3 and plots.png(figure)[:4] == b"\x89PNG"
+
+
+def test_the_command_says_what_ails_a_run_and_ends_with_code_1_where_something_does(logged, capsys, tmp_path):
+    run = logged[0]
+    assert main(["diagnose", str(run.folder)]) == 0 and capsys.readouterr().out.startswith("healthy")
+    facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    facts["meter"]["waiting"] = 0.9
+    (tmp_path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert main(["diagnose", str(tmp_path)]) == 1
+    assert "90% of the time the model waited" in capsys.readouterr().out
 
 
 def test_a_training_that_wants_more_than_the_budget_is_stopped_and_told(rows, tmp_path):

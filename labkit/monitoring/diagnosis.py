@@ -269,4 +269,4 @@ def _all_well(run) -> Iterator[str]:
         yield f"{meter['waiting']:.0%} of the time went by in waiting, {meter['padding']:.0%} of the tokens are padding"
     for name in ("loss_mask", "end_of_turn", "same_prompt"):
         if not any(f.guard == name for f in run.findings):
-            yield f"tripwire {name} was not asked; give me the rows"
+            yield f"tripwire {name} was not asked: give diagnose the rows"
