@@ -43,8 +43,9 @@ class Tripped(LabError):
     def __init__(self, guard: str, what: str, **more: str):
         super().__init__(what, where=f"tripwire {guard}", **more)
         self.guard = guard
-        self.curve: list[dict] = []  # of the training that it stopped, as in Run
+        self.curve: list[dict] = []  # of the training that it stopped, as in Run, for `monitoring.diagnose`
         self.settings: dict = {}
+        self.meter: dict[str, float] = {}
 
 
 def loss_mask(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> Finding:

@@ -266,7 +266,7 @@ def finetune(
         with _full_disk_told(folder), models.quiet(), _unpacked(tuned), memory_told(), stop:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except guards.Tripped as tripped:
-        tripped.curve, tripped.settings = curve_of(trainer.state.log_history), settings  # for `monitoring.diagnose`
+        tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()
         raise
     finished = not stop.asked or trainer.state.global_step >= settings["steps"]  # a callback may end it early
     if patience:
