@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RECENT = 20  # steps that the present speed is taken from
 SAMPLED = 8  # trainable tensors whose moves are measured
-LOOKS = 10  # steps of a run in which they are measured
+LOOKS = 10  # steps of a run in which they are measured, about
 
 
 class Meter:
@@ -142,7 +142,7 @@ class Meter:
 
     def before_move(self, state) -> None:
         # The first move is of a rate of 0 where there is a warm-up.
-        if state.global_step and state.global_step % max(1, self.steps // LOOKS) == 0:
+        if state.global_step == 1 or (state.global_step and state.global_step % max(1, self.steps // LOOKS) == 0):
             self._old = [p.detach().clone() for p in self._watched]
 
     def after_move(self) -> None:
