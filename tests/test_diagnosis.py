@@ -53,7 +53,9 @@ def test_a_wrong_form_is_named_from_the_rows(tmp_path):
     rows = clinic.rows_by(clinic.alpaca_row, clinic.rows_of(32))
     run = finetune(rows, out=tmp_path, **GUARDED | {"guard": False})
     found = diagnose(run, rows)
-    assert found.illness == "wrong data format" and "loss_mask" in found.evidence[0]
+    assert found.illness == "wrong data format"
+    assert [line.split(":")[0] for line in found.evidence] == [
+        "tripwire loss_mask", "tripwire end_of_turn", "tripwire same_prompt"]
 
 
 def test_too_high_a_rate_is_named(tmp_path):

@@ -15,6 +15,7 @@ from labkit.cli import main
 from labkit.data.encode import collate, encode, pad_id
 from labkit.monitoring import Budget, Meter, board
 from labkit.monitoring.live import svg
+from labkit.scratch import watching
 from labkit.training import Run
 
 FEW = {"steps": 4, "batch_size": 4, "rank": 4, "guard": False}
@@ -165,3 +166,9 @@ def test_other_tokens_in_the_runtime_are_refused_at_the_first_that_differs():
     assert guards.same_tokens(["a b", "12"], tokenizer, ours).guard == "same_tokens"
     with pytest.raises(guards.Tripped, match="text 1: the tokenizers part at token 0"):
         guards.same_tokens(["a b", "12"], tokenizer, lambda text: ours(text.replace("1", "7")))
+
+
+def test_a_row_written_by_hand_is_the_row_of_the_library():
+    few = clinic.rows_of(8)
+    ours, theirs = clinic.rows_by(watching.to_row, few), encode(few, models.load()[1])
+    assert ours["input_ids"][:] == theirs["input_ids"][:] and ours["labels"][:] == theirs["labels"][:]

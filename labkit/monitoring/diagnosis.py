@@ -103,8 +103,9 @@ def diagnose(run, examples: Dataset | None = None, validation: Dataset | None = 
     found = [sign for sign in _signs(run, examples, validation) if sign]
     if not found:
         return Diagnosis("healthy", tuple(_all_well(run)))
-    (illness, evidence), *others = found
-    return Diagnosis(illness, tuple(evidence), tuple(dict.fromkeys(n for n, _ in others if n != illness)))
+    illness = found[0][0]
+    evidence = [line for name, lines in found for line in lines if name == illness]
+    return Diagnosis(illness, tuple(evidence), tuple(dict.fromkeys(name for name, _ in found if name != illness)))
 
 
 Sign = tuple[str, list[str]]
