@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
                               "labkit finetune my_tickets.csv --columns subject,team --model small"))
     _search_options(command("search", _search, "try settings, judged on validation rows, and say which was best",
                             "labkit search my_tickets.csv --space space.yml --study runs/search.log"))
+    ills = command("diagnose", _diagnose, "say what ails a training, by its curves and its meter; code 1 if it is ill",
+                   "labkit diagnose runs/my_tickets")
+    ills.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
     evaluate = command("evaluate", _evaluate, "score a model row by row, and keep it for the gate",
                        "labkit evaluate runs/new --task intent")
     evaluate.add_argument("model", metavar="RUN", help="a run's folder; or tiny, small, a model's folder, a hub id")
@@ -265,6 +268,15 @@ def _show(result) -> None:
         ("report.md", "the report"), ("curve.png", "the picture of the training"), ("adapter", "the adapter"))]
     print(Table(lies))
     print(f"\nIt took {result.seconds:.0f} s. Talk to it: labkit chat {result.folder}")
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from labkit.monitoring import diagnose
+    from labkit.training import Run
+
+    found = diagnose(Run.read(arguments.folder))
+    print(found)
+    return OK if found.healthy else FAILED
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

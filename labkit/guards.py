@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXPLODED = 3  # times the lowest loss so far
 BLIND = 1.25  # times the loss of a blind guess
+STEP_BAND = ((5e-4, 0.3), (2e-5, 0.1))  # least and most that a step moves adapters, and whole models, by, of their size
 UNMOVED = 1e-6  # an adapter that changed by a smaller share of its size trained nothing: about 32-bit rounding
 
 
@@ -42,6 +43,9 @@ class Tripped(LabError):
     def __init__(self, guard: str, what: str, **more: str):
         super().__init__(what, where=f"tripwire {guard}", **more)
         self.guard = guard
+        self.curve: list[dict] = []  # of the training that it stopped, as in Run, for `monitoring.diagnose`
+        self.settings: dict = {}
+        self.meter: dict[str, float] = {}
 
 
 def loss_mask(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> Finding:
@@ -352,6 +356,44 @@ def _rate(learning_rate: float, peak: float | None) -> str:
 def _slower(peak: float) -> str:
     return (f"Try a learning rate of {peak / 10:.1g}; if that fails too, a longer warm-up, max_grad_norm=1, "
             "bf16=False, or look at the rows of that step")
+
+
+def same_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase,
+                encode: Callable[[str], Sequence[int]]) -> Finding:
+    """Refuses a runtime whose tokenizer makes other token ids of a text than the one that the model was trained with.
+
+    Args:
+        texts: as they will come; some with two spaces, accents and digits.
+        encode: the runtime's, a text to its ids, without special tokens of its own.
+    """
+    for i, text in enumerate(texts):
+        ours, theirs = tokenizer(text, add_special_tokens=False)["input_ids"], [int(token) for token in encode(text)]
+        if ours != theirs:
+            at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+                      min(len(ours), len(theirs)))
+            raise Tripped(
+                "same_tokens",
+                f"text {i}: the tokenizers part at token {at}: {_around(tokenizer, ours, at)} in training, "
+                f"{_around(tokenizer, theirs, at)} in the runtime",
+                todo="Export the tokenizer together with the model, and see that the runtime knows each of its parts",
+            )
+    return Finding("same_tokens", f"the runtime makes the same token ids of all {len(texts)} texts")
+
+
+def step_size(move: float, full: bool) -> Finding:
+    """Names an update-to-weight ratio outside its band: below nothing happens, above what was learnt is lost.
+
+    Args:
+        move: the longest step of a run, |change| / |weights| of the trainable weights (`monitoring.Meter.moves`).
+        full: whether all weights are trained. An adapter starts small, so the same rate moves more of it.
+    """
+    low, high = STEP_BAND[full]
+    said = f"the longest step moved the weights by {move:.1g} of their size"
+    if move < low:
+        said += f", below {low:g}: the learning rate is next to nothing here"
+    if move > high:
+        said += f", above {high:g}: the learning rate is likely too high here"
+    return Finding("step_size", said)
 
 
 def logits_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -50,7 +50,8 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 @contextmanager
-def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor] = ()) -> Iterator[Peak]:
+def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor] = (),
+               limit: int | None = None) -> Iterator[Peak]:
     """Count the bytes that tensors hold while the block runs, and keep the largest sum.
 
     On a GPU it is torch.cuda.max_memory_allocated. On a CPU nobody keeps such a count, so each operation's results are
@@ -61,6 +62,10 @@ def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor
     Args:
         model: its weights, gradients and buffers are held from the start.
         more: other tensors that are, such as an optimizer's moments.
+        limit: bytes; on a CPU, whoever wants more gets the error that a full GPU gives.
+
+    Raises:
+        torch.OutOfMemoryError: the limit was passed.
     """
     import torch
 
@@ -73,15 +78,15 @@ def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor
         finally:
             peak.bytes = torch.cuda.max_memory_allocated()
         return
-    with _Counting(peak) as counting:
+    with _Counting(peak, limit) as counting:
         for tensor in [*(tensors_of(model) if model is not None else ()), *more]:
             counting.hold(tensor)
         peak.start = counting.now
         yield peak
 
 
-def _Counting(peak: Peak):
-    from torch import Tensor
+def _Counting(peak: Peak, limit: int | None):
+    from torch import OutOfMemoryError, Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -98,6 +103,9 @@ def _Counting(peak: Peak):
             self.held[key] = weakref.ref(storage, lambda _: self.free(key, size))
             self.now += size
             peak.bytes = max(peak.bytes, self.now)
+            if limit is not None and self.now > limit:
+                raise OutOfMemoryError(f"{self.now / 1e6:,.1f} MB would be held with another {size / 1e6:,.1f}, and "
+                                       f"the budget is {limit / 1e6:,.1f} MB.")
 
         def free(self, key: int, size: int) -> None:
             self.held.pop(key, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from labkit.models import quiet
+from labkit.monitoring import Meter, meter_callback
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -58,29 +58,23 @@ class Teller:
         Args:
             steps: optimizer steps in all; a resumed training begins in the middle.
         """
-        with quiet():  # it imports bitsandbytes, which has something to say
-            from transformers import TrainerCallback
-
         started = time.monotonic()
         with self.bar(f"training, {steps:,} steps", steps) as move:
             say, bars = self.say, self.bars
 
-            class Tell(TrainerCallback):
-                loss = ""
-
+            class Tell(meter_callback()):
                 def on_train_begin(self, args, state, control, **kwargs):
+                    super().on_train_begin(args, state, control, **kwargs)
                     move(state.global_step)
                     if state.global_step:
                         say(f"going on after step {state.global_step:,}")
 
-                def on_log(self, args, state, control, logs=None, **kwargs):
-                    if logs and "loss" in logs:
-                        self.loss = f"loss {float(logs['loss']):.3f}"
+                def show(self, state):
+                    told = not bars and state.global_step % max(1, steps // LINES) == 0
+                    if bars or told:
+                        words = self.meter.words()
+                    move(1, words.partition(" · ")[2] if bars else "")
+                    if told:
+                        say(f"{words}, {time.monotonic() - started:.0f} s")
 
-                def on_step_end(self, args, state, control, **kwargs):
-                    move(1, self.loss)
-                    if not bars and state.global_step % max(1, steps // LINES) == 0:
-                        say(f"step {state.global_step:,} of {steps:,}, {self.loss or 'no loss yet'}, "
-                            f"{time.monotonic() - started:.0f} s")
-
-            yield Tell()
+            yield Tell(Meter())

@@ -24,7 +24,7 @@ from labkit.checkpoints import last as last_checkpoint
 from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
 from labkit.guards import Finding
-from labkit.monitoring import notebook_line
+from labkit.monitoring import Meter, live, memory_told, notebook_line
 from labkit.trainer import TOLD, best_of, curve_of, make_trainer
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Run:
     `settings` has what `finetune` was told, with the profile's values where it was not; `base` tells the base model's
     weights from others, and `data` the rows.
     `curve` has one dict a logged step with `step` and `loss` (nats), sometimes `validation_loss`, `learning_rate`,
-    `grad_norm`. `finished` is False where somebody stopped it; `finetune(..., resume=True)` goes on from there.
+    `grad_norm`. `meter` has what watching measured (`monitoring.Meter.facts`). `finished` is False where somebody
+    stopped it; `finetune(..., resume=True)` goes on from there.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Run:
     total: int
     finished: bool = True
     findings: list[Finding] = field(default_factory=list)
+    meter: dict[str, float] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -157,7 +159,9 @@ def finetune(
         evaluate_every: steps from one look at validation to the next.
         patience: stop early, once so many looks in a row brought no lower validation loss, and take the weights of
             the lowest; None trains to the end and takes the last.
-        callbacks: for the Trainer. progress: a progress bar; in a notebook there is a line that goes when it is done.
+        callbacks: for the Trainer.
+        progress: `monitoring.live`, a picture that redraws itself in a notebook and a bar in a terminal; without it a
+            notebook shows a line that goes when it is done.
 
     Raises:
         LabError: a tripwire refused, a row is too long, the folder can't be written, or there is a checkpoint to go
@@ -252,13 +256,18 @@ def finetune(
             adapters.save(tuned, first)
 
     started = time.monotonic()
-    if not progress and (line := notebook_line()):
-        callbacks = [*callbacks, line]
-    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, progress,
+    if not any(isinstance(getattr(callback, "meter", None), Meter) for callback in callbacks):
+        callbacks = [*callbacks, live() if progress else notebook_line() or Meter().callback()]
+    meter = next(found for c in callbacks if isinstance(found := getattr(c, "meter", None), Meter))
+    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, False,
                                  loss, arguments, patience, last)
     torch.manual_seed(seed)
-    with _full_disk_told(folder), models.quiet(), _unpacked(tuned), stop:
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        with _full_disk_told(folder), models.quiet(), _unpacked(tuned), memory_told(), stop:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except guards.Tripped as tripped:
+        tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()
+        raise
     finished = not stop.asked or trainer.state.global_step >= settings["steps"]  # a callback may end it early
     if patience:
         findings.append(best_of(trainer.state))
@@ -270,6 +279,8 @@ def finetune(
             findings.append(guards.frozen_stayed(tuned, frozen))
         if trainer.state.global_step > 1 and "adapter_moved" not in skip:  # in the first step the learning rate is 0
             findings.append(guards.adapter_moved(tuned, start))
+        if meter.moves and "step_size" not in skip:
+            findings.append(guards.step_size(max(meter.moves), full))
     (folder / "run.json").unlink(missing_ok=True)  # of an earlier run, whose weights are now written over
     with _full_disk_told(folder), models.quiet():
         if full:
@@ -286,6 +297,7 @@ def finetune(
         counts.total,
         finished,
         findings,
+        meter.facts(),
     )
     with _full_disk_told(folder):
         _write(run)  # before the last look, which loads the base once more and may want more memory than there is
@@ -488,6 +500,7 @@ def _write(run: Run) -> None:
         "total": run.total,
         "finished": run.finished,
         "findings": [vars(f) for f in run.findings],
+        "meter": run.meter,
     }
     part = run.folder / "run.json.part"
     part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")

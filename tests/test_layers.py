@@ -21,7 +21,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
     {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder", "relatives"},
     {"export", "olive"},
-    {"serving", "search", "ledger", "job", "chat", "inbox"},
+    {"serving", "search", "ledger", "job", "chat", "inbox", "clinic"},
     {"capstone"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
     {"cli", "course", "doctor", "classroom", "site"},

@@ -1,0 +1,75 @@
+"""A training in one line: under the cell of a notebook, or in a terminal.
+
+Over `meter`; `training` puts one in where nobody asks for more.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from labkit.monitoring.meter import Meter, meter_callback
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+EVERY = 1.0  # seconds between two looks
+
+
+def in_notebook() -> bool:
+    """Whether a kernel runs this, so that there is a cell to show something under."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def notebook_line() -> TrainerCallback | None:
+    """One line under the cell that says how far the training is, gone when it is done; None outside of a notebook."""
+    if not in_notebook():
+        return None
+    from IPython.display import HTML, display
+
+    class Line(meter_callback()):
+        def on_train_begin(self, args, state, control, **kwargs):
+            super().on_train_begin(args, state, control, **kwargs)
+            self.handle, self.looked = display(HTML(""), display_id=True), time.monotonic()
+
+        def show(self, state):
+            if time.monotonic() - self.looked >= EVERY and self.meter.seconds_a_step:
+                self.looked = time.monotonic()
+                self.handle.update(HTML(f"training: {self.meter.words()}"))
+
+        def on_train_end(self, args, state, control, **kwargs):
+            super().on_train_end(args, state, control, **kwargs)
+            self.handle.update(HTML(""))
+
+    return Line(Meter())
+
+
+def terminal_line(file=None) -> TrainerCallback:
+    """A bar by tqdm with loss, speed, machine and time to go, on stderr; outside of a terminal nothing is drawn.
+
+    Args:
+        file: in place of stderr; then it is drawn, whatever it is.
+    """
+    from tqdm import tqdm
+
+    class Bar(meter_callback()):
+        def on_train_begin(self, args, state, control, **kwargs):
+            super().on_train_begin(args, state, control, **kwargs)
+            self.looked = time.monotonic()
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, file=file or sys.stderr, leave=True,
+                            unit="step", disable=None if file is None else False, mininterval=EVERY)
+
+        def show(self, state):
+            if time.monotonic() - self.looked >= EVERY or state.global_step == state.max_steps:
+                self.looked = time.monotonic()
+                self.bar.set_postfix_str(self.meter.words().partition(" · ")[2].partition(" · about")[0],
+                                         refresh=False)
+            self.bar.update()
+
+        def on_train_end(self, args, state, control, **kwargs):
+            super().on_train_end(args, state, control, **kwargs)
+            self.bar.close()
+
+    return Bar(Meter())

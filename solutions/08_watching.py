@@ -1,0 +1,699 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 08 · Watching and mending: five broken runs
+# **You will** read a training while it runs, tell by its curves and its meter what ails it, mend five runs that are
+# really broken, and leave with a page to come back to when one of your own goes wrong.
+#
+# *60 minutes. You need: Python; labs 02 and 03 help. No GPU, no network, no account.*
+#
+# A colleague at Tatra Trail sends this curve and asks whether to ship the adapter. It falls to the end. Would you say
+# yes, and what would you ask for first?
+
+# %%
+from labkit import clinic, plots, runs
+
+sick = clinic.treat("overfitting", {}, out=runs("lab08-sick"))
+first = [{"step": point["step"], "loss": point["loss"]} for point in sick.curve if "loss" in point]
+plots.show(plots.curve(first, f"It ends at {first[-1]['loss']:.2f} nats: a good run?"),
+           alt=f"Training loss falls from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
+
+# %% [markdown]
+# It is ill, and the curve of the *training* rows does not show it. What does, and what else can go wrong without a
+# word, is this lab.
+#
+# ## A run tells you how it is
+# `monitoring.live()` is a callback for the Trainer: a picture that redraws itself under the cell. **Predict** before
+# you run it how the learning rate goes, and whether the gradient norm rises or falls.
+
+# %%
+from labkit import clinic, finetune, monitoring, runs
+
+rows, watched = clinic.rows_of(400), clinic.watched()
+run = finetune(rows, watched, steps=40, batch_size=8, evaluate_every=10, callbacks=[monitoring.live()],
+               out=runs("lab08-live"))
+
+# %% [markdown]
+# Four things to look at, in this order: does the training loss fall; does validation fall with it; does the rate do
+# what you told it (up, then down); is the gradient norm steady. What the meter beside it saw stays in the Run:
+
+# %%
+from labkit import measured
+from labkit.tables import table
+
+measured.note("08_watching", tokens_per_second=run.meter["tokens_per_second"], longest_step=run.meter["move"],
+              watching=f"{run.meter['watching']:.2%}")
+table(*({"measured": name.replace("_", " "), "value": value} for name, value in run.meter.items()))
+
+# %% [markdown]
+# `waiting` is the share of the time in which the model had no rows, `padding` the share of tokens that were none,
+# `move` how far the longest step moved the weights, as a share of their size, and `watching` what all this cost. Each
+# of them names an illness further down.
+#
+# ### Exercise 8.1 · tokens a second, and seconds to go · difficulty 1 · 6 minutes
+# `seconds` and `tokens` are of each step that is done, in order; `steps` is how many there will be in all. Give two
+# numbers: tokens a second, and seconds to go. The first step warms up, so leave its time and its tokens out of both.
+
+# %%
+from labkit import check, hint, solution
+
+
+def throughput(seconds, tokens, steps):
+    ### BEGIN SOLUTION
+    a_step = sum(seconds[1:]) / len(seconds[1:])
+    return sum(tokens[1:]) / sum(seconds[1:]), a_step * (steps - len(seconds))
+    ### END SOLUTION
+
+
+check("throughput", throughput)
+
+# %% [markdown]
+# ### What does watching cost
+# Two kinds of runs take turns: with a clock alone, and with meter, picture and TensorBoard's log. **Predict** how much
+# slower the second kind is.
+
+# %%
+from labkit.monitoring import Meter
+
+
+def seconds(callbacks):
+    return finetune(rows, steps=12, batch_size=8, guard=False, callbacks=callbacks,
+                    out=runs("lab08-cost")).meter
+
+
+bare, seen = [], []
+for _ in range(3):
+    bare.append(seconds([Meter(look=False).callback()])["seconds_a_step"])
+    seen.append(seconds([monitoring.live(), monitoring.tensorboard(runs("lab08-board") / "cost")]))
+ratio = sorted(watching["seconds_a_step"] / clock for watching, clock in zip(seen, bare, strict=True))
+inside = sorted(watching["watching"] for watching in seen)
+print(f"a watched step takes {ratio[1]:.2f} of the time of the other ({ratio[0]:.2f} to {ratio[2]:.2f} in three pairs)")
+print(f"inside the callbacks: {inside[-1]:.1%} of the training at most; at most 3 %: {inside[-1] <= 0.03}")
+
+# %% [markdown]
+# The pairs wobble with whatever else the machine does, in both directions; the clock inside the callbacks does not. Of
+# what is cheap to know, look at all.
+#
+# ## TensorBoard, and a terminal
+# The field keeps its curves in TensorBoard's event files. `transformers` writes them by a callback of its own;
+# `monitoring.tensorboard(folder)` is that callback with a folder. **Predict** which names the curves have in there.
+
+# %%
+from labkit import clinic, finetune, monitoring, runs
+from labkit.monitoring import board
+from labkit.tables import table
+
+folder = runs("lab08-board") / "tone"
+finetune(clinic.rows_of(200), clinic.watched(), steps=20, batch_size=8, evaluate_every=5, guard=False,
+         callbacks=[monitoring.tensorboard(folder)], out=runs("lab08-logged"))
+found = board.scalars(folder)
+table(*({"tag": tag, "points": len(values), "last": values[-1][1]} for tag, values in found.items()))
+
+# %% [markdown]
+# `train/` and `eval/` are the Trainer's prefixes. The same file as a picture, without a server:
+
+# %%
+board.show(folder)
+
+# %% [markdown]
+# TensorBoard itself opens in the notebook too, with all runs of a folder over one another. Take a cell of your own:
+#
+#     %load_ext tensorboard
+#     %tensorboard --logdir ../runs/tiny/lab08-board
+#
+# On a server without a screen, `tensorboard --logdir runs --port 6006` and a tunnel do the same. And in a terminal
+# `finetune(..., progress=True)` draws one line, with what the picture shows in words:
+
+# %%
+import io
+
+line = io.StringIO()
+finetune(clinic.rows_of(200), steps=12, batch_size=8, guard=False, out=runs("lab08-line"),
+         callbacks=[monitoring.terminal_line(file=line)])
+print(line.getvalue().split("\r")[-1])
+
+# %% [markdown]
+# ## Patient 1: it learns by heart
+# Two dozen letters, a large adapter, a high rate. You saw its training curve on top of the lab. These are its settings;
+# **predict** at which step validation is best.
+
+# %%
+from labkit import check, clinic, monitoring, plots, runs
+from labkit.tables import table
+
+print(clinic.SICK["overfitting"])
+sick = clinic.treat("overfitting", {}, out=runs("lab08-sick"))
+figure, alt = monitoring.still(sick.curve)
+plots.show(figure, alt)
+
+# %% [markdown]
+# *Symptom:* the two curves part. *Steps of diagnosis:* find the lowest validation loss; see whether the run went on
+# after it; see how often it read each row. `monitoring.diagnose` takes these steps and says what it saw:
+
+# %%
+monitoring.diagnose(sick)
+
+# %% [markdown]
+# Six mends are in every textbook. **Predict** which of them lower the lowest point itself, and which only keep it.
+
+# %%
+remedies = {"sick": {}, "early stopping": {"patience": 2}, "lower rank": {"rank": 2, "alpha": 8},
+            "lower alpha": {"alpha": 16}, "dropout": {"dropout": 0.3}, "weight decay": {"weight_decay": 0.3},
+            "more data": {"rows": 400}}
+seen = []
+for name, mend in remedies.items():
+    run = clinic.treat("overfitting", mend, out=runs("lab08-sick" if not mend else "lab08-remedy"))
+    held = [point["validation_loss"] for point in run.curve if "validation_loss" in point]
+    kept = min(held) if "patience" in mend else held[-1]
+    seen.append({"remedy": name, "lowest": round(min(held), 2), "of the weights that are kept": round(kept, 2),
+                 "diagnosis": monitoring.diagnose(run).illness})
+table(*seen, caption="validation loss, nats; a blind guess among six labels costs 0.90")
+
+# %% [markdown]
+# Read the column `lowest`: what a remedy does to *it* is what it does to the model. Early stopping costs nothing and
+# keeps what there was. Less room (rank, alpha) and noise (dropout) slow the learning by heart down; weight decay at
+# usual strengths is too weak for three dozen steps. More rows are the one medicine that treats the cause.
+#
+# ### Exercise 8.2 · mend it · difficulty 2 · 10 minutes
+# Put your own settings over those of the sick run. The check asks for a validation loss that ends within 15 % of its
+# lowest, at most at 0.8 nats, in no more than twice the steps. `...` leaves it untreated.
+
+# %%
+### BEGIN SOLUTION
+mend = {"rows": 400, "rank": 8, "alpha": 16, "learning_rate": 2e-3}
+### END SOLUTION
+
+mended = clinic.treat("overfitting", mend, out=runs("lab08-mended"))
+check("mend_overfitting", mended)
+
+# %% [markdown]
+# *Proof* for one such mend, on other tickets than those that were watched. Mind the intervals:
+
+# %%
+from labkit import data, evaluation, measured
+
+held = data.ticket_task("tone").test.select(range(0, 288, 4))
+scores = {}
+for name, cure in {"sick": {}, "mended": clinic.MENDED["overfitting"]}.items():
+    run = clinic.treat("overfitting", cure, out=runs(f"lab08-{name}"))
+    said = evaluation.classify(*run.loaded, held["prompt"], data.LABELS["tone"])
+    scores[name] = evaluation.accuracy(held["label"], said, evaluation.groups_of(held))
+measured.note("08_watching", learnt_by_heart=scores["sick"], mended=scores["mended"])
+table(*({"run": name, "accuracy": str(score)} for name, score in scores.items()))
+
+# %% [markdown]
+# ## Patient 2: it does not fit
+# All weights, sixteen long rows a step, and a budget. On a GPU the budget is a real limit of torch's allocator, and the
+# error a real one; on a CPU every tensor is counted, and what passes the limit stops the run in the same way.
+
+# %%
+from labkit import LabError, check, clinic, monitoring
+from labkit.tables import table
+
+print(f"the budget is {clinic.budget() / 1e6:.0f} MB")
+try:
+    with monitoring.Budget(clinic.budget()) as limit:
+        clinic.cramped(limit, **clinic.SICK["memory"])
+except LabError as stopped:
+    print(monitoring.diagnose(stopped))
+
+# %% [markdown]
+# *Symptom:* it stops in the first step, or in the second when Adam's moments come. *Diagnosis:* find out what the
+# memory is full of. `clinic.wants` asks `models.memory`, which predicts it from the config:
+
+# %%
+table(*({"rows at once": rows, "MB": f"{clinic.wants(batch_size=rows, accumulation=16 // rows) / 1e6:.0f}",
+         "MB with checkpointing": f"{clinic.wants('full', rows, 16 // rows, True) / 1e6:.0f}"}
+        for rows in (16, 8, 4, 2, 1)), caption=f"sixteen rows a step, in parts; budget {clinic.budget() / 1e6:.0f} MB")
+
+# %% [markdown]
+# ### Exercise 8.3 · make it fit · difficulty 2 · 8 minutes
+# Give `batch_size`, `accumulation` and `checkpointing` (True or False) as a dict. All weights are trained, sixteen rows
+# count in each step, it fits, and as many rows as possible go through at once.
+
+# %%
+### BEGIN SOLUTION
+mend = {"batch_size": 4, "accumulation": 4, "checkpointing": True}
+### END SOLUTION
+
+check("mend_memory", mend)
+
+# %% [markdown]
+# *Proof:* run it under the same budget. Beside it LoRA, and LoRA over a base in 4 bits. **Predict** what the 4 bits
+# save here, where the weights are small and the rows are long.
+
+# %%
+ways = {"sick": clinic.SICK["memory"], "checkpointing": {"checkpointing": True},
+        "four parts": {"batch_size": 4, "accumulation": 4},
+        "both": clinic.MENDED["memory"], "both, LoRA": clinic.MENDED["memory"] | {"method": "lora"},
+        "both, QLoRA": clinic.MENDED["memory"] | {"method": "qlora"}}
+seen = []
+for name, how in ways.items():
+    row = {"": name, "predicted (MB)": f"{clinic.wants(**how) / 1e6:.0f}"}
+    try:
+        with monitoring.Budget(clinic.budget()) as limit:
+            run = clinic.cramped(limit, **how)
+        row |= {"fits": True, "measured (MB)": f"{limit.peak / 1e6:.0f}", "s a step": run.meter["seconds_a_step"]}
+    except LabError:
+        row |= {"fits": False}
+    seen.append(row)
+table(*seen)
+
+# %% [markdown]
+# Either remedy alone does not do, both together do. What they cost is time: checkpointing computes the forward pass
+# twice, and small parts use a machine less well. LoRA saves gradients and moments, 4 bits save weights: of a model
+# with a billion parameters that is most of the memory, of this one it is little (lab 04).
+#
+# ## Patient 3: it is slow
+# A training that "takes all night". Whenever a ticket's turn comes, the loader reads the whole file to find it; every
+# batch is padded to 192 tokens, in case of long letters. **Predict** what the model does most of the time.
+
+# %%
+from labkit import check, clinic, finetune, models, monitoring, runs
+from labkit.data.encode import encode
+from labkit.tables import table
+
+tokenizer, times = models.load()[1], []
+rows = encode(clinic.rows_of(200), tokenizer)
+
+
+def timed(name, **how):
+    run = finetune(rows, steps=8, batch_size=8, guard=False, out=runs("lab08-slow"), **{"bf16": False} | how)
+    times.append({"": name, "s a step": run.meter["seconds_a_step"], "real tokens/s": run.meter["tokens_per_second"],
+                  "waiting": f"{run.meter['waiting']:.0%}", "padding": f"{run.meter['padding']:.0%}"})
+    return run
+
+
+monitoring.diagnose(timed("as it came", collator=clinic.slow_collator(tokenizer, rows)))
+
+# %% [markdown]
+# *Symptom:* the processor is busy, and few tokens come out. *Diagnosis:* the clock between two steps. *First mend:*
+# what can be done before the training is done before it. The rows are encoded; the loader only hands them over:
+
+# %%
+monitoring.diagnose(timed("rows prepared", collator=clinic.wide_collator(tokenizer)))
+
+# %% [markdown]
+# The next illness shows when the first is gone; it always does. *Second mend:* pad to the longest of the batch, which
+# is what `finetune` does when it is left alone.
+
+# %%
+monitoring.diagnose(timed("padded to the longest of a batch"))
+
+# %% [markdown]
+# ### Exercise 8.4 · batches with little padding · difficulty 2 · 8 minutes
+# `lengths` has the tokens of each row. Give batches of `size` row numbers (from 0 on; the last may be smaller), each
+# row once, so that little is padding. A batch is as wide as its longest row.
+
+# %%
+def mend_batches(lengths, size):
+    ### BEGIN SOLUTION
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return [order[start : start + size] for start in range(0, len(order), size)]
+    ### END SOLUTION
+
+
+check("mend_batches", mend_batches)
+
+# %% [markdown]
+# The Trainer has it by name, with some shuffling. *Fourth mend:* 16-bit numbers, where the machine multiplies them
+# faster; where it does not, they would be slower, and the cell says so.
+
+# %%
+from labkit import measured, profiles
+
+timed("rows of like length together", arguments={"train_sampling_strategy": "group_by_length"})
+if profiles.bf16():
+    timed("and in bfloat16", bf16=True, arguments={"train_sampling_strategy": "group_by_length"})
+else:
+    print("this machine has no bfloat16 instructions, so mixed precision is left out here")
+measured.note("08_watching", slow_tokens_per_second=times[0]["real tokens/s"],
+              cured_tokens_per_second=times[-1]["real tokens/s"])
+table(*times)
+
+# %% [markdown]
+# *Proof:* the column of real tokens a second. The first two mends changed no weight: the same rows in the same order,
+# sooner. The third mixes rows otherwise, which a training on few rows may notice.
+#
+# ## Patient 4: the wrong form
+# This writer of rows is out of an old tutorial. **Predict** three things that are wrong with it; the model in question
+# has a chat template, and will be asked through it.
+
+# %%
+import inspect
+
+from labkit import LabError, check, clinic, data, evaluation, finetune, models, monitoring, runs
+from labkit.tables import table
+
+print(inspect.getsource(clinic.alpaca_row))
+
+# %% [markdown]
+# Its run, with the tripwires switched off as in the tutorial. *Symptom:* the loss falls nicely. Then ask it, as
+# serving will:
+
+# %%
+examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 9))
+rows = clinic.rows_by(clinic.alpaca_row, examples)
+sick = finetune(rows, steps=40, batch_size=8, guard=False, out=runs("lab08-form"))
+said = {"sick": evaluation.generate(*sick.loaded, held["prompt"], max_new_tokens=12)}
+print(f"the loss goes from {sick.curve[0]['loss']:.2f} to {sick.curve[-1]['loss']:.2f}")
+for asked, answer in list(zip(held["label"], said["sick"], strict=True))[:3]:
+    print(f"right: {asked:9} said: {answer!r}")
+
+# %% [markdown]
+# *Diagnosis:* hand the rows over too, and the tripwires look at them, one after the other. Each holds its own mistake:
+
+# %%
+monitoring.diagnose(sick, rows)
+
+# %% [markdown]
+# ### Exercise 8.5 · write the row as serving asks it · difficulty 2 · 10 minutes
+# Give `{"input_ids": [...], "labels": [...]}`. The prompt goes through the tokenizer's chat template, up to where the
+# answer begins; behind the answer stands the end of turn, `tokenizer.eos_token_id`; only these two count, and all
+# other labels are -100.
+
+# %%
+def mend_format(tokenizer, prompt, completion):
+    ### BEGIN SOLUTION
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True,
+                                          tokenize=False)
+    asked = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    return {"input_ids": asked + answer, "labels": [-100] * len(asked) + answer}
+    ### END SOLUTION
+
+
+check("mend_format", mend_format)
+
+# %% [markdown]
+# *Proof:* the same tickets, the same steps, the rows in the right form. What counts is the answer, letter for letter:
+
+# %%
+from labkit import measured
+from labkit.scratch import watching
+
+mended = finetune(clinic.rows_by(watching.to_row, examples), steps=40, batch_size=8, out=runs("lab08-formed"))
+said["mended"] = evaluation.generate(*mended.loaded, held["prompt"], max_new_tokens=12)
+families = evaluation.groups_of(held)
+exact = {name: evaluation.accuracy(held["label"], answers, families) for name, answers in said.items()}
+measured.note("08_watching", wrong_form=exact["sick"], right_form=exact["mended"])
+table(*({"run": name, "answers that are right, letter for letter": str(score)} for name, score in exact.items()),
+      caption="a blind guess among six labels is right in 17 %")
+
+# %% [markdown]
+# ## Patient 5: nothing good comes out
+# Rows, form and memory are well, and still the model is no use. Two causes are left that a curve can show: the learning
+# rate, and the base. **Predict** what a rate of 0.3 does, which is a hundred times too much.
+
+# %%
+from labkit import LabError, check, clinic, finetune, monitoring, plots, runs
+from labkit.tables import table
+
+try:
+    sick = clinic.treat("rate", {}, out=runs("lab08-rate-0.3"))
+except LabError as stopped:
+    sick = stopped
+monitoring.diagnose(sick)
+
+# %% [markdown]
+# One number tells a rate's size without waiting for the end: how far a step moves the weights.
+#
+# ### Exercise 8.6 · how far a step moves the weights · difficulty 1 · 6 minutes
+# `before` and `after` are lists of the same tensors before and after a step. Give |after - before| / |before|, with
+# all tensors taken together as one long vector, as a float.
+
+# %%
+def update_ratio(before, after):
+    ### BEGIN SOLUTION
+    moved = sum((a - b).square().sum() for a, b in zip(after, before))
+    size = sum(b.square().sum() for b in before)
+    return float((moved / size) ** 0.5)
+    ### END SOLUTION
+
+
+check("update_ratio", update_ratio)
+
+# %% [markdown]
+# The meter takes it in ten steps of each run. This is the longest step of the sick one:
+
+# %%
+print(f"the longest step moved the weights by {sick.meter['move']:.0%} of their size")
+
+# %% [markdown]
+# ### Exercise 8.7 · mend the rate · difficulty 1 · 5 minutes
+# Adapters begin small, and one to ten per cent a step is usual for them. Change the rate of the sick run, and nothing
+# else. The check asks for a loss that ends at 0.85 nats or below, as the mean of the last third of the steps.
+
+# %%
+### BEGIN SOLUTION
+mend = {"learning_rate": 3e-3}
+### END SOLUTION
+
+mended = clinic.treat("rate", mend, out=runs("lab08-rate-0.003"))
+check("mend_rate", mended)
+
+# %% [markdown]
+# *Proof*, with a rate that is far too low beside it. **Predict** its longest step, and how its loss ends:
+
+# %%
+seen = []
+for rate in (2e-6, clinic.MENDED["rate"]["learning_rate"], 0.3):
+    try:
+        run = clinic.treat("rate", {"learning_rate": rate}, out=runs(f"lab08-rate-{rate:g}"))
+    except LabError as stopped:
+        run = stopped
+    losses = [point["loss"] for point in run.curve if "loss" in point]
+    seen.append({"rate": f"{rate:g}", "longest step": f"{run.meter['move']:.1g}",
+                 "last losses": f"{sum(losses[-8:]) / 8:.2f}", "diagnosis": monitoring.diagnose(run).illness})
+table(*seen, caption="a blind guess among six labels costs 0.90 nats")
+
+# %% [markdown]
+# The ratio does not know your task, so it names a band and not a value: within it a range test looks (lab 02). Whole
+# models move by far less than adapters, and have a band of their own (`guards.STEP_BAND`).
+
+# %% [markdown]
+# The other cause: the base. A copy went wrong, and a folder came out with settings, tokenizer, and noise for weights.
+# It loads without a word. **Predict** the first loss; the vocabulary has 2,048 tokens, and ln 2,048 is 7.6.
+
+# %%
+blank = clinic.blank_base(runs("lab08-blank"))
+sick = finetune(clinic.rows_of(400), model=blank, steps=30, batch_size=8, rank=8, learning_rate=3e-3,
+                out=runs("lab08-base"))
+monitoring.diagnose(sick)
+
+# %% [markdown]
+# It even learns: to say one label and stop. No rate, rank or patience mends that. Ask a base something before you train
+# it: a sentence of its own language must surprise it less than a blind guess does (lab 02, perplexity).
+#
+# *Proof:* the same settings over the right base. Look at both ends of the two curves:
+
+# %%
+well = finetune(clinic.rows_of(400), steps=30, batch_size=8, rank=8, learning_rate=3e-3, out=runs("lab08-based"))
+table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p["loss"] for p in run.curve[-8:]) / 8,
+         "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("tiny-base", well))))
+
+# %% [markdown]
+# ## The gallery of silent failures
+# Ten mistakes that print nothing, each provoked here and caught by the tripwire that `finetune` runs by default. Come
+# back to this page when a project of your own goes wrong: read the symptoms, and run the cell that fits.
+
+# %%
+from datasets import Dataset
+
+from labkit import LabError, adapters, clinic, data, finetune, guards, models, runs
+from labkit.data.encode import collate, encode, pad_id
+
+tokenizer = models.load()[1]
+few = clinic.rows_of(32)
+encoded = encode(few, tokenizer).to_list()
+
+
+def caught(rows=few, **how):
+    try:
+        finetune(Dataset.from_list(rows) if isinstance(rows, list) else rows, steps=4, batch_size=4, rank=4,
+                 out=runs("lab08-gallery"), **how)
+        print("nobody noticed")
+    except LabError as error:
+        print(error)
+
+# %% [markdown]
+# **1 · Nothing, or everything, counts in the loss.** It shows itself as a curve that looks fine. The tripwire counts
+# the labels of each row.
+
+# %%
+caught([row | {"labels": [-100] * len(row["labels"])} for row in encoded])
+caught([row | {"labels": list(row["input_ids"])} for row in encoded])
+
+# %% [markdown]
+# **2 · The end of turn is masked, because pad is the end of turn.** The model never stops. It comes from a collator
+# that masks every pad by its id; SmolLM2 has exactly these two tokens in one.
+
+# %%
+pad = models.end_of_turn(tokenizer)
+
+
+def masks_every_pad(rows):
+    batch = collate([{name: row[name] for name in ("input_ids", "labels")} for row in rows], pad)
+    batch["labels"][batch["input_ids"] == pad] = -100
+    return batch
+
+
+caught(collator=masks_every_pad)
+
+# %% [markdown]
+# **3 · The training prompt is not the serving prompt.** Good in the notebook, gibberish elsewhere. Ten rows are
+# compared, token by token; here a second start token and a trailing space:
+
+# %%
+start, space = [tokenizer.bos_token_id or 1], tokenizer(" ", add_special_tokens=False)["input_ids"]
+caught([row | {"input_ids": start + row["input_ids"], "labels": [-100] + row["labels"]} for row in encoded])
+asked = [row["labels"].count(-100) for row in encoded]
+caught([row | {"input_ids": row["input_ids"][:n] + space + row["input_ids"][n:],
+               "labels": [-100] * len(space) + row["labels"]} for row, n in zip(encoded, asked)])
+
+# %% [markdown]
+# **4 · An adapter that trains nothing, or is dropped on load.** The score equals the base's. The weights are compared
+# with what they were before, and the logits of a reload with those in memory.
+
+# %%
+import torch
+
+caught(learning_rate=1e-30)
+run = finetune(few, steps=4, batch_size=4, rank=4, guard=False, learning_rate=0.02, out=runs("lab08-dropped"))
+batch = collate([{name: row[name] for name in ("input_ids", "labels")} for row in encoded[:4]], pad_id(tokenizer))
+try:
+    guards.reload_agrees(guards.logits_of(run.model, batch), guards.logits_of(models.load()[0], batch))
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# **5 · The wrong weights train; frozen ones move.** Another task gets worse. Every frozen weight has a hash before and
+# after.
+
+# %%
+from transformers import TrainerCallback
+
+
+class Meddler(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        next(weight for name, weight in model.named_parameters() if "norm" in name).data[0] += 1e-3
+
+
+caught(callbacks=[Meddler()])
+
+# %% [markdown]
+# **6 · Batch size or padding side changes the score.** Two papers, two numbers. The same rows are scored alone and
+# together; here somebody pads on the left and forgets the mask.
+
+# %%
+def last_logits(size):
+    prompts, found = [row["input_ids"][:n] for row, n in zip(encoded[:8], asked)], []
+    for start in range(0, 8, size):
+        part = prompts[start : start + size]
+        width = max(map(len, part))
+        ids = torch.tensor([[pad_id(tokenizer)] * (width - len(ids)) + ids for ids in part])
+        found.append(guards.logits_of(run.model, {"input_ids": ids})[:, -1].log_softmax(-1))
+    return torch.cat(found)
+
+
+try:
+    guards.batch_parity(last_logits)
+except LabError as error:
+    print(error)
+
+# %% [markdown]
+# **7 · Merging into 4 bits.** Worse than either. An adapter that was trained over 4-bit codes is merged twice: into
+# full precision, and into codes again. The gap of the logits says which to ship:
+
+# %%
+over = finetune(few, steps=8, batch_size=4, rank=4, quantize="nf4", guard=False, out=runs("lab08-nf4"))
+before = guards.logits_of(over.model, batch)
+for name, again in (("full precision", False), ("4 bits again", True)):
+    after = guards.logits_of(adapters.merge(over.model, requantise=again), batch)
+    gap = float((before - after).abs().max())
+    print(f"merged into {name}, logits move by up to {gap:.1g}; at most 0.01: {gap <= 0.01}")
+
+# %% [markdown]
+# **8 · The tokenizer of the runtime differs.** A subtle drop after the export. The token ids of fifty strings are
+# compared, those of `transformers` with those of the runtime, which reads the same folder with a reader of its own.
+
+# %%
+texts = few["text"][:] + clinic.rows_of(46)["text"][32:] + ["naïve Žilina", "two  spaces", " a space", "100 €"]
+for older in (False, True):
+    encode_there = clinic.runtime(runs("lab08-onnx"), older=older)
+    if encode_there is None:
+        print("onnxruntime-genai is not installed, so there is no other tokenizer to compare with")
+        break
+    try:
+        print(guards.same_tokens(texts, tokenizer, encode_there).saw)
+    except LabError as error:
+        print(error)
+
+# %% [markdown]
+# **9 · A learning rate from a blog post.** No number comes out, or nothing happens. What is no number stops the run;
+# what is next to nothing is named with its band:
+
+# %%
+caught(learning_rate=1e30)
+quiet = finetune(few, steps=4, batch_size=4, rank=4, learning_rate=1e-5, out=runs("lab08-quiet"))
+print(next(found.saw for found in quiet.findings if found.guard == "step_size"))
+
+# %% [markdown]
+# **10 · Test rows in the training set.** Too good to be true. Nearly equal rows are looked for across the splits:
+
+# %%
+leaked = few.select([3]).to_list()
+leaked[0]["prompt"] = leaked[0]["prompt"].replace(".", "!").replace(" I ", " i ")
+caught(validation=Dataset.from_list(leaked))
+
+# %% [markdown]
+# A tripwire can be switched off by name, `skip=["no_leak"]`, and now and then must be. Whoever does it writes down why.
+#
+# ## On a real model
+# What the same patients showed on SmolLM2, beside what you have just seen, if it was recorded:
+
+# %%
+from labkit import measured
+
+measured.beside("08_watching")
+
+# %% [markdown]
+# ## The same by command line
+# `labkit finetune my_tickets.csv` draws a line like that of the terminal section and runs the tripwires of the gallery;
+# `labkit diagnose RUN` says what ails what came out, and `tensorboard --logdir FOLDER` reads what the callback wrote.
+# Lab 11 does the training by `olive finetune`.
+#
+# ## What you can do now
+# You can say of a training what ails it, from four curves, five figures of a meter and a dozen tripwires; mend it; and
+# prove that it is mended.
+#
+# **Quiz.** Answer each in your head, then open it.
+#
+# <details><summary>1. Training loss 0.1, validation 1.4 and rising. Your colleague proposes a lower learning rate. Do
+# you agree?</summary>
+# It will turn later, and at about the same depth: the cause is that there are too few different rows. Keep the lowest
+# point by early stopping, then get rows.
+# </details>
+#
+# <details><summary>2. The GPU shows 30 % use. Where do you look first?</summary>
+# At the share of waiting. If the model waits for its rows, prepare them before or give the loader workers; only then
+# look at padding and at 16-bit numbers, which make the busy part shorter.
+# </details>
+#
+# <details><summary>3. The loss falls as it should, and in production the model talks on after its answer. What was it?
+# </summary>
+# The end of turn did not count in the loss, or was not there. No curve shows it; the tripwire `end_of_turn` does.
+# </details>
+#
+# **Next:** lab 09 lets a search choose the settings. How far you are:
+
+# %%
+from labkit import progress
+
+progress("08")

@@ -1,0 +1,174 @@
+"""What a training shows while it runs: the meter, the picture, the line, TensorBoard's log, the budget of memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+
+from labkit import LabError, clinic, finetune, guards, models, monitoring, plots
+from labkit.cli import main
+from labkit.data.encode import collate, encode, pad_id
+from labkit.monitoring import Budget, Meter, board
+from labkit.monitoring.live import svg
+from labkit.scratch import watching
+from labkit.training import Run
+
+FEW = {"steps": 4, "batch_size": 4, "rank": 4, "guard": False}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return encode(clinic.rows_of(16), models.load()[1])
+
+
+@pytest.fixture(scope="module")
+def logged(rows, tmp_path_factory):
+    """A run that was watched in all ways, its folder of events, and the batches that it took."""
+    folder, taken = tmp_path_factory.mktemp("logged"), []
+
+    def collator(batch):
+        taken.append([len(row["input_ids"]) for row in batch])
+        return collate(batch, pad_id(models.load()[1]))
+
+    run = finetune(rows, rows.select(range(4)), out=folder, collator=collator, evaluate_every=2,
+                   callbacks=[monitoring.tensorboard(folder / "events")], **FEW)
+    return run, folder / "events", taken
+
+
+def test_the_meter_counts_tokens_and_padding_of_the_training_batches_only(logged):
+    run, _, taken = logged
+    train = [batch for batch in taken if len(batch) == 4][: FEW["steps"]]
+    real, places = sum(map(sum, train)), sum(len(batch) * max(batch) for batch in train)
+    assert run.meter["padding"] == pytest.approx(1 - real / places, abs=0.15)
+    assert run.meter["steps"] == 4 and run.meter["tokens_per_second"] > 0
+
+
+def test_the_meter_stays_with_the_run_on_disk(logged):
+    run = logged[0]
+    assert Run.read(run.folder).meter == run.meter
+
+
+def test_the_meter_sees_how_long_the_loader_lets_the_model_wait(rows, tmp_path):
+    def sleepy(batch):
+        time.sleep(0.5)
+        return collate(batch, pad_id(models.load()[1]))
+
+    run = finetune(rows, out=tmp_path, collator=sleepy, **FEW)
+    assert run.meter["waiting"] > 0.25
+
+
+def test_the_longest_step_grows_with_the_rate_and_is_named_outside_of_its_band(rows, tmp_path):
+    moves, said = [], []
+    for rate in (1e-6, 2e-3):
+        run = finetune(rows, out=tmp_path, learning_rate=rate, **FEW | {"guard": True})
+        moves.append(run.meter["move"])
+        said.append(next(found.saw for found in run.findings if found.guard == "step_size"))
+    assert moves[1] == pytest.approx(2000 * moves[0], rel=0.3)
+    assert "next to nothing" in said[0] and said[1].endswith("of their size")
+    assert "too high" in guards.step_size(0.5, False).saw and "too high" in guards.step_size(0.2, True).saw
+
+
+def test_a_meter_that_does_not_look_keeps_the_time_alone(rows, tmp_path):
+    run = finetune(rows, out=tmp_path, callbacks=[Meter(look=False).callback()], **FEW)
+    assert run.meter["seconds_a_step"] > 0 and run.meter["padding"] == 0 and "move" not in run.meter
+
+
+def test_looking_takes_at_most_three_per_cent_of_the_time(logged):
+    assert logged[0].meter["watching"] <= 0.03
+
+
+def test_the_standard_callback_logs_what_the_run_keeps(logged):
+    run, folder, _ = logged
+    found = {point["step"]: point for point in board.curve(folder)}
+    for point in run.curve:
+        for name, value in point.items():
+            assert found[point["step"]][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_a_folder_without_events_is_told(tmp_path):
+    with pytest.raises(LabError, match="no TensorBoard log here"):
+        board.scalars(tmp_path)
+
+
+def test_the_line_in_a_terminal_tells_loss_speed_machine_and_step(rows, tmp_path):
+    file = io.StringIO()
+    finetune(rows, out=tmp_path, callbacks=[monitoring.terminal_line(file=file)], **FEW)
+    last = file.getvalue().split("\r")[-1]
+    assert "4/4" in last and "tokens/s" in last and "GB" in last and "loss" in last
+
+
+POINTS = [{"step": 1, "loss": 2.0, "learning_rate": 0.0, "grad_norm": 3.0, "tokens_per_second": 90.0},
+          {"step": 2, "loss": 1.0, "validation_loss": 1.5, "learning_rate": 1e-3, "grad_norm": 1.0},
+          {"step": 3, "loss": 0.5, "validation_loss": 1.7, "learning_rate": 5e-4, "grad_norm": 2.0}]
+
+
+def test_the_live_picture_is_a_drawing_with_a_line_a_curve_and_words_for_who_cannot_see_it():
+    drawing = ET.fromstring(svg(POINTS, "step 3 of 9").split("<div>")[0])
+    assert len(drawing.findall(".//polyline")) == 5 and drawing.get("aria-label") == "training: step 3 of 9"
+    assert ET.fromstring(svg([], "").split("<div>")[0]).findall(".//polyline") == []
+
+
+def test_drawing_a_frame_takes_milliseconds():
+    many = [point | {"step": i} for i, point in enumerate(POINTS * 300)]
+    started = time.perf_counter()
+    for _ in range(5):
+        svg(many, "words")
+    assert (time.perf_counter() - started) / 5 < 0.2
+
+
+def test_the_still_picture_says_in_its_title_where_validation_is_lowest():
+    figure, said = monitoring.still(POINTS)
+    assert said == "The training loss goes from 2.00 to 0.50 nats; validation is lowest at step 2, 1.50"
+    assert len(figure.axes) == 3 and plots.png(figure)[:4] == b"\x89PNG"
+
+
+def test_the_command_says_what_ails_a_run_and_ends_with_code_1_where_something_does(logged, capsys, tmp_path):
+    run = logged[0]
+    assert main(["diagnose", str(run.folder)]) == 0 and capsys.readouterr().out.startswith("healthy")
+    facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    facts["meter"]["waiting"] = 0.9
+    (tmp_path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert main(["diagnose", str(tmp_path)]) == 1
+    assert "90% of the time the model waited" in capsys.readouterr().out
+
+
+def test_a_training_that_wants_more_than_the_budget_is_stopped_and_told(rows, tmp_path):
+    with pytest.raises(guards.Tripped, match="does not fit into memory.*the budget is 12.0 MB") as caught:
+        with Budget(12e6) as budget:
+            finetune(rows, out=tmp_path, callbacks=[budget.callback()], **FEW)
+    assert caught.value.settings["rank"] == 4
+    assert torch._C._len_torch_dispatch_stack() == 0  # nothing goes on counting
+
+
+def test_a_training_within_the_budget_runs_and_its_peak_is_near_the_prediction(tmp_path):
+    how = {"batch_size": 2, "accumulation": 2, "checkpointing": True}
+    with Budget(2 * clinic.wants(**how)) as budget:
+        clinic.cramped(budget, out=tmp_path, **how)
+    assert 0.7 * clinic.wants(**how) < budget.peak < 1.15 * clinic.wants(**how)
+    with pytest.raises(LabError, match="expected a number from 1 on"):
+        Budget(0)
+
+
+def test_an_error_that_stops_a_training_brings_its_curve(rows, tmp_path):
+    with pytest.raises(guards.Tripped) as caught:
+        finetune(rows, out=tmp_path, learning_rate=1e30, **FEW)
+    assert [point["step"] for point in caught.value.curve] and caught.value.settings["learning_rate"] == 1e30
+
+
+def test_other_tokens_in_the_runtime_are_refused_at_the_first_that_differs():
+    tokenizer = models.load()[1]
+    ours = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    assert guards.same_tokens(["a b", "12"], tokenizer, ours).guard == "same_tokens"
+    with pytest.raises(guards.Tripped, match="text 1: the tokenizers part at token 0"):
+        guards.same_tokens(["a b", "12"], tokenizer, lambda text: ours(text.replace("1", "7")))
+
+
+def test_a_row_written_by_hand_is_the_row_of_the_library():
+    few = clinic.rows_of(8)
+    ours, theirs = clinic.rows_by(watching.to_row, few), encode(few, models.load()[1])
+    assert ours["input_ids"][:] == theirs["input_ids"][:] and ours["labels"][:] == theirs["labels"][:]
