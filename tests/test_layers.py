@@ -15,14 +15,15 @@ from labkit.profiles import COURSE
 
 LAYERS = [  # from the bottom; a module may import from its own layer and from those before it
     {"errors"},
-    {"profiles", "tables", "plots"},
+    {"profiles", "tables", "plots", "processes"},
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
-    {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder"},
+    {"training", "trainer", "scaling", "evaluation", "similarity", "intake", "report", "texts", "ratefinder"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
+    {"launch"},
     {"cli", "course", "doctor"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
