@@ -103,24 +103,30 @@ def _failed(failures: dict, processes: int, logs: Path) -> int:
     return failure.exitcode
 
 
-def show(command: Sequence[str], **environment: str) -> subprocess.CompletedProcess:
+def show(command: Sequence[str], folder: str | Path = ".", **environment: str) -> subprocess.CompletedProcess:
     """Run a command of this Python's environment from a notebook, and print it with what it said.
 
     Args:
         command: as one would type it; torchrun, accelerate, labkit or python first.
+        folder: where it runs.
         environment: variables beside those of this process.
 
     Returns:
         The finished process; its `stdout` and `stderr` hold everything. Where it failed, the sentences of labkit and
         torchrun's finding, which process failed first and how, are printed, without the tracebacks.
     """
+    import torch
+
     modules = {"torchrun": ["-m", "torch.distributed.run"], "labkit": ["-m", "labkit"], "python": [],
                "accelerate": ["-m", "accelerate.commands.accelerate_cli"]}
     print("$", *command, flush=True)
     path = os.pathsep.join(filter(None, (str(profiles.COURSE), os.environ.get("PYTHONPATH"))))
-    given = {"OMP_NUM_THREADS": str(threads(2)), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, *modules[command[0]], *command[1:]], capture_output=True, text=True,
-                          errors="replace", env={**os.environ, **given, **environment})
+    given = {"OMP_NUM_THREADS": str(threads(2)), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore",
+             "LABKIT_PROFILE": profiles.current().name}
+    if torch.cuda.device_count() == 1:  # nccl wants a GPU for each process: two meet on the CPU then
+        given["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run([sys.executable, *modules[command[0]], *command[1:]], cwd=folder, capture_output=True,
+                          text=True, errors="replace", env={**os.environ, **given, **environment})
     print(done.stdout.strip())
     if done.returncode:
         print(*sentences(done.stderr), sep="\n")
