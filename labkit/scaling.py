@@ -134,19 +134,19 @@ def sharded(needs: Memory, processes: int, stage: int) -> int:
 
 
 def timed(work: Callable[[], object], seconds: float = 0.1, least: int = 3) -> float:
-    """Seconds that a call takes: the median of so many calls as fit into `seconds`, after one that warms up.
+    """Seconds that a call takes: the shortest of those that fit into `seconds`, for what disturbs only makes it longer.
 
-    Where one call alone takes longer than `seconds`, it is the answer.
+    A first call warms up, and is the answer only where it alone takes ten times as long as there is time.
     """
     found: list[float] = []
     begun = time.perf_counter()
-    while not found or len(found) < least + 1 or time.perf_counter() < begun + seconds:
+    while len(found) < least or time.perf_counter() < begun + seconds:
         started = time.perf_counter()
         work()
         found.append(time.perf_counter() - started)
-        if found[0] > seconds:
-            return found[0]
-    return sorted(found[1:])[(len(found) - 1) // 2]
+        if found[0] > 10 * seconds:
+            break
+    return min(found)
 
 
 @dataclass(frozen=True)
