@@ -113,7 +113,11 @@ def step_seconds(compute: float, processes: int, size: float, bandwidth: float, 
 
 
 def sharded(needs: Memory, processes: int, stage: int) -> int:
-    """Bytes a GPU holds when FSDP or ZeRO splits what a step takes over `processes` GPUs; activations are not split.
+    """Bytes a GPU holds when FSDP or ZeRO splits what a step takes over `processes` GPUs.
+
+    The state (weights, gradients, moments) is there at the end of the backward pass, beside it either activations and
+    logits, which are not split, or what the optimizer's step needs for its part of the weights. The one layer that is
+    gathered at a time is left out.
 
     Args:
         needs: what one GPU would hold alone, by `labkit.models.memory`.
@@ -126,8 +130,10 @@ def sharded(needs: Memory, processes: int, stage: int) -> int:
         raise LabError(f"there is no stage {stage}", where="stage", expected="0, 1, 2 or 3")
     if processes < 1:
         raise LabError(f"{processes}", where="processes", expected="a whole number from 1 on")
-    saved = sum(needs.live[part] for part in STAGES.get(stage, ())) * (1 - 1 / processes)
-    return int(needs.peak - saved)
+    if not stage or processes == 1:
+        return needs.peak
+    state = sum(getattr(needs, part) / (processes if part in STAGES[stage] else 1) for part in STAGES[3])
+    return int(min(needs.peak, state + max(needs.activations + needs.logits, needs.gradients / processes)))
 
 
 # -- measured here -------------------------------------------------------------------------------------------------
@@ -180,11 +186,11 @@ class Roof:
         return min(self.peak, self.intensity(rows) * self.bandwidth)
 
 
-def roof(dtype: str = "float32", width: int = 2048, rows: Sequence[int] = (1, 4, 16, 64)) -> Roof:
+def roof(dtype: str = "float32", width: int = 1024, rows: Sequence[int] = (1, 4, 16, 64)) -> Roof:
     """Measure products of `rows` tokens with a square matrix on this machine's device.
 
     Args:
-        dtype: "float32" or "bfloat16". width: of the matrix; its bytes should not fit into a cache.
+        dtype: "float32" or "bfloat16". width: of the matrix. rows: from few to many, until one takes a second.
     """
     import torch
 
@@ -201,7 +207,10 @@ def roof(dtype: str = "float32", width: int = 2048, rows: Sequence[int] = (1, 4,
             y = x @ weights
             return y.flatten()[0].item() if device == "cuda" else y  # reading a number waits for the GPU
 
-        points.append((m, 2 * m * width**2 / timed(product)))
+        took = timed(product)
+        points.append((m, 2 * m * width**2 / took))
+        if took > 1:  # arithmetic that is imitated: larger products would take minutes
+            break
     return Roof(dtype, width, kind.itemsize, tuple(points))
 
 
@@ -269,7 +278,8 @@ def draw_roofs(roofs: Sequence[Roof], title: str) -> Figure:
                   label=f"{item.dtype}, measured")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks(rows, [str(m) for m in rows])
+    every = [m for m, _ in max(roofs, key=lambda item: len(item.points)).points]
+    axes.set_xticks(every, [str(m) for m in every])
     axes.legend(frameon=False, fontsize=9)
     return figure
 

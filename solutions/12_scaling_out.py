@@ -33,6 +33,8 @@ print(f"{len(task.train):,} tickets; the first steps of 16 take rows in an order
 # loss of the whole batch.
 
 # %%
+import torch
+
 from labkit import check, hint, solution
 
 
@@ -45,21 +47,19 @@ def step_loss(parts):
 check("step_loss", step_loss)
 
 # %% [markdown]
-# Now gradients, of a real model. Sixteen replies, from the shortest to the longest, go through in one batch and in four
-# parts. **Predict**: by how much does the mean of the four parts' means miss the gradient of the whole batch?
+# Now gradients, of a real model and two tasks at once: eight tones, of two tokens each, and eight replies. They go
+# through in one batch and in four parts. **Predict**: by how much does the mean of the four parts' means miss the
+# gradient of the whole batch?
 
 # %%
-import torch
-
 from labkit import data, models
 from labkit.data.encode import collate, encode, pad_id
 from labkit.losses import masked
 
 model, tokenizer = models.load("tiny")
-rows = sorted(encode(data.ticket_task("reply").train.select(range(16)), tokenizer),
-              key=lambda row: sum(label >= 0 for label in row["labels"]))
-parts = [collate([{k: row[k] for k in ("input_ids", "labels")} for row in rows[i : i + 4]], pad_id(tokenizer))
-         for i in range(0, 16, 4)]
+tone, reply = (encode(data.ticket_task(name).train.select(range(8)), tokenizer) for name in ("tone", "reply"))
+rows = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in (*tone, *reply)]
+parts = [collate(rows[i : i + 4], pad_id(tokenizer)) for i in range(0, 16, 4)]
 counts = [int((part["labels"] != -100).sum()) for part in parts]
 print("tokens that count in each part:", *counts)
 
@@ -76,7 +76,7 @@ def gradient(parts, items=None):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-whole = [collate([{k: row[k] for k in ("input_ids", "labels")} for row in rows], pad_id(tokenizer))]
+whole = [collate(rows, pad_id(tokenizer))]
 want, good, naive = gradient(whole), gradient(parts, sum(counts)), gradient(parts)
 off = [float((g - want).norm() / want.norm()) for g in (good, naive)]
 print(f"divided by all tokens of the step: off by {off[0]:.0e}, below 1e-4: {off[0] < 1e-4}")
@@ -258,8 +258,8 @@ from labkit import measured, profiles
 from labkit.tables import table
 
 mine = measured.noted("12_scaling_out")
-table(cores=profiles.cores(), one_process=f"{mine['seconds_one_process']} s",
-      two_processes=f"{mine['seconds_two_processes']} s")
+table(cores=profiles.cores(), one_process=f"{mine.get('seconds_one_process')} s",
+      two_processes=f"{mine.get('seconds_two_processes')} s")
 
 # %% [markdown]
 # ## What limits a step
@@ -288,11 +288,10 @@ plots.show(scaling.draw_loading(waiting, f"{enough} workers, and the model waits
 # %%
 from labkit import measured, plots, profiles, scaling
 
-torch_types = [scaling.roof("float32"), scaling.roof("bfloat16")]
-fp32, bf16 = torch_types
-gain = fp32.points[-1][1] / fp32.points[0][1]
-title = f"64 tokens at once: {gain:.0f} times the speed of one token (fp32)"
-figure = scaling.draw_roofs(torch_types, title)
+fp32, bf16 = roofs = scaling.roof("float32"), scaling.roof("bfloat16")
+(few, slow), (many, fast) = fp32.points[0], fp32.points[-1]
+title = f"fp32: {slow / 1e9:.0f} GFLOP/s for {few} token, {fast / 1e9:.0f} for {many} at once"
+figure = scaling.draw_roofs(roofs, title)
 measured.note("12_scaling_out", gflops_fp32=round(fp32.peak / 1e9, 2), gflops_bf16=round(bf16.peak / 1e9, 2))
 plots.show(figure, alt=f"{title}; peak {fp32.peak / 1e9:.1f} GFLOP/s in fp32, {bf16.peak / 1e9:.1f} in bf16")
 
@@ -302,12 +301,12 @@ plots.show(figure, alt=f"{title}; peak {fp32.peak / 1e9:.1f} GFLOP/s in fp32, {b
 
 # %%
 has = "has" if profiles.bf16() else "has no"
-print(f"This {'GPU' if profiles.device() == 'cuda' else 'processor'} {has} arithmetic of its own for bf16: "
-      f"at its best it is {bf16.peak / fp32.peak:.2g} times as fast as fp32.")
+print(f"This {'GPU' if profiles.device() == 'cuda' else 'processor'} {has} arithmetic of its own for bf16.")
+print(f"At its best: fp32 {fp32.peak / 1e9:.3g} GFLOP/s, bf16 {bf16.peak / 1e9:.3g} GFLOP/s.")
 
 # %% [markdown]
-# Below 1 means that bf16 is imitated here, step by step. `finetune` asks the machine before it uses it (lab 04), and a
-# measurement like this one is how you find out about a machine that you have just rented.
+# Where bf16 is the slower one, it is imitated, number by number. `finetune` asks the machine before it uses it (lab
+# 04), and a measurement like this one is how you find out about a machine that you have just rented.
 #
 # ## When the model itself does not fit
 # Data parallel keeps the whole model everywhere. *FSDP*, and *ZeRO* before it, keep 1 / p of everything in each process
