@@ -122,8 +122,13 @@ class Shares:
 
     @property
     def sampler(self):
-        """The order of rows; accelerate gives it the number of the epoch."""
+        """The order of rows."""
         return self.batches.sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """The number of the round through the rows, which its order hangs on."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -137,7 +142,8 @@ def shared(loader: DataLoader) -> DataLoader:
     """A loader that accelerate prepared, made to give this process its share of each batch."""
     if count() > 1:
         sharder = loader.batch_sampler
-        sharder.batch_sampler = Shares(sharder.batch_sampler, count(), rank())
+        sharder.batch_sampler = shares = Shares(sharder.batch_sampler, count(), rank())
+        sharder.set_epoch = shares.set_epoch  # a resumed training looks for it here
         # From here on it only passes on what it gets, short batches too.
         sharder.num_processes, sharder.process_index = 1, 0
         sharder.split_batches, sharder.even_batches, sharder.batch_size = False, False, None

@@ -133,6 +133,9 @@ def finetune(
 ) -> Run:
     """Fine-tune a base model on examples and leave a Run.
 
+    Started in several processes (torchrun, accelerate launch), all train together and take the steps of one: each has
+    its share of `batch_size`, process 0 writes, and a run that was stopped goes on in any number of processes.
+
     Args:
         examples: columns `prompt` and `completion`, or rows that are encoded already, or packs of them.
         validation: the same, looked at every `evaluate_every` steps.

@@ -131,7 +131,18 @@ def test_the_processes_draw_the_batches_of_one_process_cut_into_shares(count, mo
         for epoch in range(2):
             prepared.set_epoch(epoch)
             drawn += list(prepared)
-        return drawn
+        return drawn + resumed(prepared, epoch=1, after=2)
+
+    def resumed(prepared, epoch: int, after: int) -> list[list[int]]:
+        """What is drawn after a stop in the middle of a round, as transformers goes about it."""
+        from accelerate import skip_first_batches
+
+        prepared.set_epoch(0)
+        skipping = skip_first_batches(prepared, after)
+        skipping.set_epoch(epoch)
+        if hasattr(inner := skipping.batch_sampler.batch_sampler, "set_epoch"):
+            inner.set_epoch(epoch)
+        return list(skipping)
 
     def accelerate_sharded(loader, of: int, rank: int):
         """What accelerate's `prepare` does where several processes run."""
@@ -142,7 +153,8 @@ def test_the_processes_draw_the_batches_of_one_process_cut_into_shares(count, mo
 
     monkeypatch.setattr(processes, "join", lambda: None)
     want = batches(0, 1)
-    assert len(want) == 12 and len(want[5]) == 3  # the last of a round is short
+    assert len(want) == 16 and len(want[5]) == 3  # the last of a round is short
+    assert want[12:] == want[8:12] != want[2:6]
     if count > 3:
         with pytest.raises(LabError, match="the last of a round through the rows"):
             monkeypatch.setenv("WORLD_SIZE", str(count))
