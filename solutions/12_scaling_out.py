@@ -442,8 +442,8 @@ print(f"{tokens:,} tokens, {one.total:,} parameters, {one.seconds:.1f} s: {used:
 
 # %% [markdown]
 # A small model wastes most of a machine: matrices this narrow lie on the slope of the roofline, and the rest is Python.
-# Trainings of billions of parameters report 30 to 50 % of a GPU. Now the plan for a real job: 20,000 tickets of 200 tokens, three
-# epochs, LoRA on 1.5 billion parameters. The prices are examples; put in those of your provider.
+# Trainings of billions of parameters report 30 to 50 % of a GPU. Now the plan for a real job: 20,000 tickets of 200
+# tokens, three epochs, LoRA on 1.5 billion parameters. The prices are examples; put in those of your provider.
 
 # %%
 from labkit import scaling
