@@ -138,7 +138,8 @@ def main() -> int:
     seen["what the first said"], seen["what the second said"] = map(sentence, logs.values())
     if None in codes.values():
         seen["torchrun of the second"] = "went on asking for the lost rendezvous, and was ended by us"
-    kept = max(int(seal.parent.name.split("-")[1]) for seal in (work / "cut").glob("checkpoints/checkpoint-*/seal.json"))
+    seals = (work / "cut" / "checkpoints").glob("checkpoint-*/seal.json")
+    kept = max(int(seal.parent.name.split("-")[1]) for seal in seals)
 
     stop = kept + 2
     going_on = SCRIPT.replace("finetune(rows", "from transformers import TrainerCallback\n"
