@@ -9,14 +9,16 @@ import argparse
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable
 
-from labkit import __version__
+from labkit import __version__, processes
 from labkit.errors import LabError
 
 OK, FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes: done; a lab, a rule or a finding failed; a LabError; Ctrl-C
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DEMO = "runs/demo"
+GRACE = 3  # seconds in which process 0 may say what is wrong, before another process that found it ends the run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LabError as error:
+        if not processes.first():
+            time.sleep(GRACE)
         print(f"labkit: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt as stopped:
@@ -172,6 +176,8 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary or reply")
     parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out, counted and named")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
+    parser.add_argument("--processes", type=_count, default=1, metavar="N", help="train in so many processes of this "
+                        "machine, a GPU or a core each; the result is that of one process")
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
@@ -236,8 +242,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _finetune(arguments: argparse.Namespace) -> int:
     from labkit.job import run_job
 
-    options = {name: value for name, value in vars(arguments).items() if name != "run"}
-    _show(run_job(**options))
+    options = {name: value for name, value in vars(arguments).items() if name not in ("run", "processes")}
+    if arguments.processes > 1 and processes.count() == 1:
+        from labkit import launch
+
+        return launch.torchrun(["finetune", *launch.words(options)], arguments.processes)
+    if result := run_job(**options):
+        _show(result)
     return OK
 
 

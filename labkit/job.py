@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import evaluation, guards, models, profiles, training
+from labkit import evaluation, guards, models, processes, profiles, training
 from labkit.errors import LabError
 from labkit.intake import Intake, divide, plain, sample, understand
 from labkit.report import JobResult, draw_curve, shorten, verdicts, write_report
@@ -45,7 +45,7 @@ def run_job(
     rank: int | None = None, batch_size: int | None = None, max_length: int | None = None, seed: int = 0,
     group: str | None = None, test: str | Path | None = None, task: str | None = None, skip_bad_rows: bool = False,
     resume: bool = False, replace: bool = False, progress: bool = True,
-) -> JobResult:
+) -> JobResult | None:
     """Fine-tune on a file and say how good the result is, on rows that the training never saw.
 
     Args:
@@ -64,7 +64,8 @@ def run_job(
         progress: tell on stderr what is done.
 
     Returns:
-        The JobResult. Its folder holds adapter/, run.json, settings.json, splits.json, curve.png and report.md.
+        The JobResult. Its folder holds adapter/, run.json, settings.json, splits.json, curve.png and report.md. Where
+        several processes train together, process 0 scores and gets it, and the others None.
 
     Raises:
         LabError: the file, an option, the model or the disk is not fit for it.
@@ -74,13 +75,17 @@ def run_job(
              "test": test and str(test), "group": group, "seed": seed, "model": model and str(model), "steps": steps,
              "learning_rate": learning_rate, "rank": rank, "batch_size": batch_size, "max_length": max_length,
              "skip_bad_rows": skip_bad_rows}
-    folder = _folder(source, out, resume)
-    before = _before(folder, asked) if resume else None
-    if before is None and not replace and _holds_a_result(folder):
+    processes.join()
+    folder = processes.once(_folder, source, out, resume)
+    before = processes.once(_before, folder, asked) if resume else None
+    if before is None and not replace and processes.once(_holds_a_result, folder):
         raise LabError("there is a result here already", where=str(folder),
                        todo="Choose another folder with --out, go on with --resume, or delete it")
     try:
-        return _run(source, folder, before, asked, replace, Teller(progress))
+        return _run(source, folder, before, asked, replace, Teller(progress and processes.first()))
+    except processes.Gone as error:
+        raise processes.Gone(error.what, where=error.where,
+                             todo=_what_is_kept(source, folder).removeprefix("Stopped. ")) from None
     except KeyboardInterrupt:
         raise Stopped(_what_is_kept(source, folder)) from None
     except OSError as error:
@@ -88,7 +93,7 @@ def run_job(
                        todo="Free some space or choose another folder with --out") from error
 
 
-def _run(source, folder: Path, before: dict | None, asked: dict, replace: bool, teller: Teller) -> JobResult:
+def _run(source, folder: Path, before: dict | None, asked: dict, replace: bool, teller: Teller) -> JobResult | None:
     started = time.monotonic()
     asked = before["asked"] if before else asked
     intake = understand(source, skip_bad_rows=asked["skip_bad_rows"],
@@ -98,9 +103,9 @@ def _run(source, folder: Path, before: dict | None, asked: dict, replace: bool, 
                        todo="Bring the old one back, or begin anew without --resume")
     if not before:
         asked = _resolved(asked)
-    if replace and (folder / "settings.json").is_file():  # only what this job wrote
+    if replace and processes.first() and (folder / "settings.json").is_file():  # only what this job wrote
         shutil.rmtree(folder)
-    training.writable(folder)
+    processes.once(training.writable, folder)
     for sentence in intake.said:
         teller.say(sentence)
     told = len(intake.said)
@@ -122,21 +127,29 @@ def _run(source, folder: Path, before: dict | None, asked: dict, replace: bool, 
                 "group": intake.group, "template": intake.template, "epochs": epochs,
                 "answer_tokens": _answer_tokens(learn), "left_out": intake.left_out, "machine": profiles.machine(),
                 "versions": {name: metadata.version(name) for name in PACKAGES}}
-    _write_json(folder / "settings.json", settings)
     validation = intake.parts["validation"]
-    _write_json(folder / "splits.json", {
-        "source": str(source), "test source": intake.test or str(source), "numbers": intake.numbered_by,
-        **{name: part[intake.numbered_by][:] for name, part in (
-            ("train", learn), ("validation", validation), ("test", tested), ("train, not used", unused),
-            ("test, not scored", untested))},
-        "left out": intake.left_out})
+    if processes.first():
+        _write_json(folder / "settings.json", settings)
+        _write_json(folder / "splits.json", {
+            "source": str(source), "test source": intake.test or str(source), "numbers": intake.numbered_by,
+            **{name: part[intake.numbered_by][:] for name, part in (
+                ("train", learn), ("validation", validation), ("test", tested), ("train, not used", unused),
+                ("test, not scored", untested))},
+            "left out": intake.left_out})
 
-    said = _baselines(intake, learn, unused, tested)
-    said["base"] = _answers(base, tokenizer, settings, tested, teller, "the base model")
+    said = {}
+    if processes.count() == 1:  # several processes train first, or the others would wait
+        said = _baselines(intake, learn, unused, tested)
+        said["base"] = _answers(base, tokenizer, settings, tested, teller, "the base model")
     del base
     run = _trained(folder, before, asked, learn, validation, teller)
     if not run.finished:
         raise KeyboardInterrupt
+    if not processes.first():
+        return None
+    if not said:
+        said = _baselines(intake, learn, unused, tested)
+        said["base"] = _answers(models.load(asked["model"])[0], tokenizer, settings, tested, teller, "the base model")
     run.findings.append(leak)
     said["tuned"] = _answers(run.model, run.tokenizer, settings, tested, teller, "the tuned model")
     scores, table = _scored(intake, tested, said, settings, len(learn), len(unused))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import checkpoints, guards, profiles
+from labkit import checkpoints, guards, processes, profiles
 from labkit.data.encode import COLUMNS, IGNORED
 from labkit.losses import at_places
 
@@ -80,6 +80,8 @@ def make_trainer(
         eval_steps=evaluate_every,
         dataloader_pin_memory=False,
         optim="adamw_torch",
+        ddp_timeout=processes.patience(),
+        ddp_find_unused_parameters=None if loss else False,  # a loss of one's own may leave the head unused
     )
     if patience:
         wanted |= dict(load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
@@ -100,10 +102,20 @@ def make_trainer(
                 value = value * self.accelerator.num_processes  # gradients are averaged over processes, not summed
             return (value, {"loss": value}) if return_outputs else value
 
+        def get_train_dataloader(self):
+            return processes.shared(super().get_train_dataloader())
+
+        def _save_rng_state(self, output_dir):
+            if self.args.should_save:  # the others' states are nothing that one process could go on with
+                super()._save_rng_state(output_dir)
+                if (mine := Path(output_dir, "rng_state_0.pth")).exists():
+                    mine.replace(mine.with_name("rng_state.pth"))
+
         def _save_checkpoint(self, model, trial):
             rates = self._get_learning_rate(), self.args.learning_rate
             guards.finite(self.state.global_step, float(self._tr_loss), *rates)  # of the steps since the last log
-            guards.finite_weights(self.model, self.state.global_step, *rates)
+            if not self.is_fsdp_enabled:  # there, each process has a part of them
+                guards.finite_weights(self.model, self.state.global_step, *rates)
             place = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             if self.args.should_save:
                 checkpoints.unseal(place)
@@ -190,8 +202,8 @@ class StopCleanly:
 
         class Stop(TrainerCallback):
             def on_step_end(self, args, state, control, **kwargs):
-                if outer.asked:
-                    control.should_save = control.should_training_stop = True
+                if processes.agree(outer.asked):
+                    outer.asked = control.should_save = control.should_training_stop = True
 
         return Stop()
 

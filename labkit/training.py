@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit import adapters, checkpoints, guards, models, profiles
+from labkit import adapters, checkpoints, guards, models, processes, profiles
 from labkit.checkpoints import last as last_checkpoint
 from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
@@ -135,6 +135,9 @@ def finetune(
 ) -> Run:
     """Fine-tune a base model on examples and leave a Run.
 
+    Started in several processes (torchrun, accelerate launch), all train together and take the steps of one: each has
+    its share of `batch_size`, process 0 writes, and a run that was stopped goes on in any number of processes.
+
     Args:
         examples: columns `prompt` and `completion`, or rows that are encoded already, or packs of them.
         validation: the same, looked at every `evaluate_every` steps.
@@ -220,18 +223,20 @@ def finetune(
            if patience else {}),
         **wording(examples),
     }
-    folder = writable(Path(out))
+    processes.join()
+    processes.refuse_small(batch_size, len(examples))
+    folder = processes.once(writable, Path(out))
     done = reuse or (resume and not (folder / "checkpoints").exists())  # they go when everything else is there
-    if done and (old := _same_run(folder, settings)):
+    if done and (old := processes.once(_same_run, folder, settings)):
         return old
     findings: list[Finding] = []
     last = None
     if resume:
-        last, findings = checkpoints.recover(folder)
+        last, findings = processes.once(checkpoints.recover, folder)
         if last:
             checkpoints.refuse_others(last, settings)
     else:  # a later resume could take a checkpoint of another run for its own
-        checkpoints.drop(folder)
+        processes.once(checkpoints.drop, folder)
     base, tokenizer = given or models.load(name, quantize=quantize)
     rows = _encoded(examples, tokenizer, settings["max_length"])
     held = _encoded(validation, tokenizer, settings["max_length"]) if validation is not None else None
@@ -239,13 +244,8 @@ def finetune(
     collator = collator or partial(collate_packed if packed else collate, pad_id=pad_id(tokenizer))
     if guard:
         findings += before_training(rows, held, tokenizer, collator, skip)
-    tuned = (
-        base
-        if full
-        else adapters.attach_lora(
-            base, rank, settings["alpha"], dropout=dropout, targets=targets, variant=method, seed=seed
-        )
-    )
+    fit = partial(_fitted, settings=settings)
+    tuned = fit(base)
     counts = models.count_parameters(tuned)
     frozen, start = ({}, {})
     if guard:
@@ -253,7 +253,7 @@ def finetune(
     first = folder / "checkpoints" / "start" if method == "pissa" else None
     if first:
         with _full_disk_told(folder):
-            adapters.save(tuned, first)
+            processes.once(adapters.save, tuned, first)
 
     started = time.monotonic()
     if not any(isinstance(getattr(callback, "meter", None), Meter) for callback in callbacks):
@@ -263,7 +263,8 @@ def finetune(
                                  loss, arguments, patience, last)
     torch.manual_seed(seed)
     try:
-        with _full_disk_told(folder), models.quiet(), _unpacked(tuned), memory_told(), stop:
+        with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \
+                _unpacked(tuned), memory_told(), stop:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except guards.Tripped as tripped:
         tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()
@@ -271,23 +272,21 @@ def finetune(
     finished = not stop.asked or trainer.state.global_step >= settings["steps"]  # a callback may end it early
     if patience:
         findings.append(best_of(trainer.state))
+    if trainer.is_fsdp_enabled:  # each process has a part of every weight: process 0 puts them together
+        parts = trainer.accelerator.get_state_dict(trainer.model)
+        tuned = fit(models.load(name)[0]) if processes.first() else tuned
+        if processes.first():
+            tuned.load_state_dict(parts)
     # With bf16 an autocast stays around forward: the model in memory would answer otherwise than the one on disk.
     trainer.accelerator.unwrap_model(tuned, keep_fp32_wrapper=False)
     tuned.eval()
-    if guard:
+    if guard and processes.first():
         if frozen and "frozen_stayed" not in skip:
             findings.append(guards.frozen_stayed(tuned, frozen))
         if trainer.state.global_step > 1 and "adapter_moved" not in skip:  # in the first step the learning rate is 0
             findings.append(guards.adapter_moved(tuned, start))
         if meter.moves and "step_size" not in skip:
             findings.append(guards.step_size(max(meter.moves), full))
-    (folder / "run.json").unlink(missing_ok=True)  # of an earlier run, whose weights are now written over
-    with _full_disk_told(folder), models.quiet():
-        if full:
-            tuned.save_pretrained(folder / "model")
-            tokenizer.save_pretrained(folder / "model")
-        else:
-            adapters.save(tuned, folder / "adapter", first)
     run = Run(
         folder,
         settings,
@@ -299,18 +298,42 @@ def finetune(
         findings,
         meter.facts(),
     )
+    keep = partial(_keep, run, tuned, rows, tokenizer, first, guard, skip)
+    findings[:] = processes.once(keep)
+    return run
+
+
+def _fitted(base: PreTrainedModel, settings: dict) -> PreTrainedModel:
+    """The base with an adapter as the settings have it; for a full fine-tuning the base itself."""
+    if settings["method"] == "full":
+        return base
+    return adapters.attach_lora(base, settings["rank"], settings["alpha"], dropout=settings["dropout"],
+                                targets=settings["targets"], variant=settings["method"], seed=settings["seed"])
+
+
+def _keep(run: Run, tuned: PreTrainedModel, rows: Dataset, tokenizer, first: Path | None, guard: bool,
+          skip: Collection[str]) -> list[Finding]:
+    """Write a run's weights and facts, look whether they answer as they should, and drop its checkpoints."""
+    folder = run.folder
+    (folder / "run.json").unlink(missing_ok=True)  # of an earlier run, whose weights are now written over
+    with _full_disk_told(folder), models.quiet():
+        if run.settings["method"] == "full":
+            tuned.save_pretrained(folder / "model")
+            tokenizer.save_pretrained(folder / "model")
+        else:
+            adapters.save(tuned, folder / "adapter", first)
     with _full_disk_told(folder):
         _write(run)  # before the last look, which loads the base once more and may want more memory than there is
         if guard:
             try:
-                findings += after_saving(run, tuned, rows, tokenizer, skip)
+                run.findings.extend(after_saving(run, tuned, rows, tokenizer, skip))
             except guards.Tripped:
                 (folder / "run.json").unlink()  # what was refused is no run
                 raise
             _write(run)
-    if finished:
+    if run.finished:
         checkpoints.drop(folder)
-    return run
+    return run.findings
 
 
 def capped(steps: int) -> int:

@@ -15,15 +15,16 @@ from labkit.profiles import COURSE
 
 LAYERS = [  # from the bottom; a module may import from its own layer and from those before it
     {"errors"},
-    {"profiles", "tables", "plots"},
+    {"profiles", "tables", "plots", "processes"},
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
-    {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder", "relatives"},
+    {"training", "trainer", "evaluation", "similarity", "intake", "report", "texts", "ratefinder", "relatives", "scaling"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat", "inbox", "clinic"},
     {"capstone"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
+    {"launch"},
     {"cli", "course", "doctor", "classroom", "site"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

@@ -1,0 +1,511 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 12 · Scaling out: the same training, on more
+# **You will** cut one training into parts that give the same result: parts of a batch, two processes, two machines.
+# You will kill one of them and go on, find what limits a step, and write the bill before you run up the costs.
+#
+# *45 minutes. You need: labs 02 and 03. No GPU, no network, no account; where you have several GPUs, the commands are
+# the same.*
+#
+# A second machine is easy to rent and hard to use. The training below runs twice, in one process and in two. What
+# would convince you that it is the same training? First, what there is to share out here:
+
+# %%
+import torch
+
+from labkit import profiles
+
+print(f"{profiles.cores()} cores, {torch.cuda.device_count()} GPUs")
+
+# %% [markdown]
+# ## A large batch in small parts
+# A batch of 16 does not fit, four of 4 do. So run them one after the other, let the gradients add up, and step once:
+# *accumulation*. The same sum is all that several processes do, so start here.
+#
+# ### Exercise 12.1 · one step, several parts · difficulty 1 · 5 minutes
+# `parts` has a vector for each part of the batch: the losses of its tokens that count. Their lengths differ. Give the
+# loss of the whole batch.
+
+# %%
+import torch
+
+from labkit import check, hint, solution
+
+
+def step_loss(parts):
+    ### BEGIN SOLUTION
+    return sum(part.sum() for part in parts) / sum(len(part) for part in parts)
+    ### END SOLUTION
+
+
+check("step_loss", step_loss)
+
+# %% [markdown]
+# Now gradients, of a real model and two tasks at once: eight tones, of two tokens each, and eight replies. They go
+# through in one batch and in four parts. **Predict**: by how much does the mean of the four parts' means miss the
+# gradient of the whole batch?
+
+# %%
+from labkit import data, models
+from labkit.data.encode import collate, encode, pad_id
+from labkit.losses import masked
+
+model, tokenizer = models.load("tiny")
+tone, reply = (encode(data.ticket_task(name).train.select(range(8)), tokenizer) for name in ("tone", "reply"))
+rows = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in (*tone, *reply)]
+parts = [collate(rows[i : i + 4], pad_id(tokenizer)) for i in range(0, 16, 4)]
+counts = [int((part["labels"] != -100).sum()) for part in parts]
+print("tokens that count in each part:", *counts)
+
+# %% [markdown]
+# `masked` is the loss of lab 06: a sum over the tokens that count, divided by `items`, or by the part's own count where
+# `items` is not given.
+
+# %%
+def gradient(parts, items=None):
+    model.zero_grad()
+    for part in parts:
+        loss = masked(model, part, items)
+        (loss if items else loss / len(parts)).backward()  # gradients add up in p.grad
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+whole = [collate(rows, pad_id(tokenizer))]
+want, good, naive = gradient(whole), gradient(parts, sum(counts)), gradient(parts)
+off = [float((g - want).norm() / want.norm()) for g in (good, naive)]
+print(f"divided by all tokens of the step: off by {off[0]:.0e}, below 1e-4: {off[0] < 1e-4}")
+print(f"mean of the parts' means: off by {off[1]:.1%}")
+
+# %% [markdown]
+# The second line is a real bug: the Trainer of transformers had it until late in 2024, in every accumulated training
+# whose rows differed in length. Today it counts the tokens of the whole step first, and hands that number to the loss.
+# So `finetune` with four parts of 4 must give the curve of 16 at once. Look at the last line:
+
+# %%
+from labkit import data, finetune, runs
+
+rows = data.ticket_task("tone").train.select(range(192))
+same = dict(model="tiny", steps=4, bf16=False, guard=False)
+log = {"logging_steps": 1}
+big = finetune(rows, batch_size=16, out=runs("lab12-big"), arguments=log, **same)
+small = finetune(rows, batch_size=4, out=runs("lab12-small"), **same,
+                 arguments=log | {"gradient_accumulation_steps": 4})
+gap = max(abs(a["loss"] - b["loss"]) for a, b in zip(big.curve, small.curve))
+print("16 at once:", *(f"{p['loss']:.4f}" for p in big.curve))
+print("4 times 4: ", *(f"{p['loss']:.4f}" for p in small.curve))
+print(f"largest difference {gap:.0e} nats; below 1e-4: {gap < 1e-4}")
+
+# %% [markdown]
+# The same steps in less memory, in more time: accumulation buys memory only.
+#
+# ## Two processes, one training
+# *Data parallel*: each process has the whole model and a share of each batch. After the backward pass they add up their
+# gradients (an *all-reduce*), so all take the same step and stay equal.
+#
+# ### Exercise 12.2 · who takes which rows · difficulty 2 · 8 minutes
+# `order` is the shuffled list of row numbers, and a step has `batch` rows over all processes. Which of them does
+# process `rank` take in step `step`? Together they must take what one process would.
+
+# %%
+from labkit import check
+
+
+def rows_of(order, step, batch, processes, rank):
+    ### BEGIN SOLUTION
+    share = batch // processes
+    begin = step * batch + rank * share
+    return order[begin : begin + share]
+    ### END SOLUTION
+
+
+check("rows_of", rows_of)
+
+# %% [markdown]
+# The default of the libraries is another: each process takes a whole batch, so with p processes a step has p times the
+# rows. That is a different training (lab 02: rate and batch belong together), and you find out when a second GPU makes
+# your scores *change*. `finetune` cuts the batch.
+#
+# This is the script. Nothing in it deals with processes, but the last line and an accident that we keep for later.
+
+# %%
+from labkit import profiles
+
+jobs = profiles.COURSE / "data" / "jobs"
+print((jobs / "train.py").read_text().partition("\n\n\n")[2])
+
+# %% [markdown]
+# `torchrun` starts it twice and tells each its number, through the environment. CPUs meet by *gloo*, GPUs by *nccl*.
+# (`show` runs a command in that folder, as your shell would, and prints what it said.)
+
+# %%
+from labkit import launch
+
+done = launch.show(["torchrun", "--standalone", "--nproc-per-node", "2", "train.py", "two"], jobs)
+
+# %% [markdown]
+# Both processes report the same loss, that of the whole batch. **Predict**: how far is it from what one process finds,
+# after ten steps?
+
+# %%
+from labkit import Run, data, finetune, measured, runs
+
+rows = data.ticket_task("tone").train.select(range(192))
+train = dict(model="tiny", steps=10, bf16=False, arguments={"logging_steps": 1, "save_steps": 5})
+one, two = finetune(rows, out=runs("lab12") / "one", **train), Run.read(runs("lab12") / "two")
+gap = max(abs(a["loss"] - b["loss"]) for a, b in zip(one.curve, two.curve))
+print("one process:  ", *(f"{p['loss']:.4f}" for p in one.curve))
+print("two processes:", *(f"{p['loss']:.4f}" for p in two.curve))
+print(f"largest difference {gap:.0e} nats; below 1e-4: {gap < 1e-4}")
+measured.note("12_scaling_out", loss_gap_of_two_processes=f"{gap:.0e}", seconds_one_process=one.seconds,
+              seconds_two_processes=two.seconds)
+
+# %% [markdown]
+# Rounding, and nothing else: sums are taken in another order. Process 0 alone wrote the folder: one adapter, one curve.
+
+# %%
+print(*sorted(str(file.relative_to(two.folder)) for file in two.folder.rglob("*") if file.is_file()), sep="\n")
+
+# %% [markdown]
+# ## One of them dies
+# The script knows the word `die`: process 1 is killed behind step 7, as a machine kills what takes too much memory.
+# This time `accelerate launch` starts it, from a file that says the same in more words. **Predict**: what does process
+# 0 do?
+
+# %%
+from labkit import launch, profiles
+
+jobs = profiles.COURSE / "data" / "jobs"
+done = launch.show(["accelerate", "launch", "--config_file", "ddp.yml", "train.py", "broken", "die"], jobs)
+
+# %% [markdown]
+# It cannot go on: there is nobody to add gradients with, and the launcher, which saw the other die, tells it to end. It
+# says where the last whole checkpoint is. What is left of the run goes on in *one* process, here in this notebook.
+# Compare its end with that of the run that nobody stopped:
+
+# %%
+from labkit import Run, data, finetune, runs
+
+rows = data.ticket_task("tone").train.select(range(192))
+train = dict(model="tiny", steps=10, bf16=False, arguments={"logging_steps": 1, "save_steps": 5})
+one = finetune(rows, out=runs("lab12") / "one", reuse=True, **train)
+mended = finetune(rows, out=runs("lab12") / "broken", resume=True, **train)
+gap = abs(one.curve[-1]["loss"] - mended.curve[-1]["loss"])
+print(f"never stopped {one.curve[-1]['loss']:.4f}, killed and resumed {mended.curve[-1]['loss']:.4f}")
+print(f"difference {gap:.0e} nats; below 1e-4: {gap < 1e-4}")
+
+# %% [markdown]
+# Possible because nothing in a checkpoint depends on the number of processes: not the batch, not the order of rows, not
+# the optimizer's state.
+#
+# ## What agreeing costs
+# ### Exercise 12.3 · the price of agreeing · difficulty 2 · 6 minutes
+# In a *ring*, each process cuts its gradients into p pieces. In p - 1 rounds pieces travel to the neighbour and are
+# summed; in p - 1 more the sums travel round. How many seconds is that, if only the wire counts?
+
+# %%
+from labkit import check
+
+
+def ring_seconds(parameters, size, processes, bandwidth):
+    ### BEGIN SOLUTION
+    return 2 * (processes - 1) / processes * parameters * size / bandwidth
+    ### END SOLUTION
+
+
+check("ring_seconds", ring_seconds)
+
+# %% [markdown]
+# Four processes, fp32 gradients. Full fine-tuning exchanges all of them, LoRA those of A and B (1 % here). Which of
+# these networks would you buy for which method?
+
+# %%
+from labkit.scratch import parallel
+from labkit.tables import table
+
+wires = {"office network, 1 Gbit/s": 0.125e9, "data centre, 100 Gbit/s": 12.5e9, "NVLink, 400 GB/s": 400e9}
+trained = {"full: 1 billion": 1_000_000_000, "LoRA: 10 million": 10_000_000}
+table(*({"between machines": wire, **{name: f"{parallel.ring_seconds(n, 4, 4, speed):.2g} s"
+                                      for name, n in trained.items()}} for wire, speed in wires.items()))
+
+# %% [markdown]
+# A step of a billion parameters takes about a second on a GPU. Over an office network LoRA pays, full fine-tuning does
+# not. The picture is the law compute / p + all-reduce, for a step of one second:
+
+# %%
+from labkit import plots
+from labkit.scaling import step_seconds
+
+counts = range(1, 17)
+figure, axes = plots.new("One billion parameters over 100 Gbit/s: what p processes gain", "processes", "times as fast")
+axes.plot(counts, counts, ":", color=plots.COLOURS["grey"], label="as one would wish")
+for (name, size), colour in zip({"LoRA (1 %)": 0.04e9, "full": 4e9}.items(), ("blue", "orange")):
+    axes.plot(counts, [1 / step_seconds(1.0, p, size, 12.5e9) for p in counts], color=plots.COLOURS[colour], label=name)
+axes.legend(frameon=False)
+best = 1 / step_seconds(1.0, 16, 4e9, 12.5e9)
+plots.show(figure, alt=f"Speed-up over 1 to 16 processes: LoRA nearly the ideal line, full flat, {best:.1f} at 16")
+
+# %% [markdown]
+# And here? Two processes on one machine share its cores, so there is nothing to gain, and the toll to pay. Your own
+# seconds for those ten steps:
+
+# %%
+from labkit import measured, profiles
+from labkit.tables import table
+
+mine = measured.noted("12_scaling_out")
+table(cores=profiles.cores(), one_process=f"{mine.get('seconds_one_process')} s",
+      two_processes=f"{mine.get('seconds_two_processes')} s")
+
+# %% [markdown]
+# ## What limits a step
+# Before you buy a second device, see whether the first is busy. A step waits for rows, for memory, or for arithmetic.
+#
+# **Rows.** Suppose that a row takes 4 ms to come, from a disk far away, and the model 30 ms for a step of 16. Loader
+# workers fetch ahead. Without them a step takes load + compute; with w of them the longer of compute and load / w.
+# **Predict** how many workers are enough.
+
+# %%
+from labkit import measured, plots, scaling
+
+waiting = scaling.loading(workers=(0, 1, 2, 4), row=0.004, compute=0.03, batch=16)
+enough = next((row["workers"] for row in waiting if row["waits for"] == "the model"), "more")
+plots.show(scaling.draw_loading(waiting, f"{enough} workers, and the model waits no more"),
+           alt="; ".join(f"{row['workers']} workers: {1e3 * row['measured']:.0f} ms" for row in waiting))
+
+# %% [markdown]
+# More workers than that bring nothing, and each holds a copy of your program. Our tickets lie in memory, so `finetune`
+# uses none; `arguments={"dataloader_num_workers": 2}` sets it.
+#
+# **Memory or arithmetic.** One token times a matrix of d × d reads all d² numbers for 2 d² FLOPs. Sixty-four tokens
+# read them once for sixty-four times as much work. The *roofline* says: speed = min(peak, FLOPs per byte × bandwidth).
+# **Predict**: at how many tokens does this machine stop getting faster?
+
+# %%
+from labkit import measured, plots, profiles, scaling
+
+fp32, bf16 = roofs = scaling.roof("float32"), scaling.roof("bfloat16")
+(few, slow), (many, fast) = fp32.points[0], fp32.points[-1]
+title = f"fp32: {slow / 1e9:.0f} GFLOP/s for {few} token, {fast / 1e9:.0f} for {many} at once"
+figure = scaling.draw_roofs(roofs, title)
+measured.note("12_scaling_out", gflops_fp32=round(fp32.peak / 1e9, 2), gflops_bf16=round(bf16.peak / 1e9, 2))
+plots.show(figure, alt=f"{title}; peak {fp32.peak / 1e9:.1f} GFLOP/s in fp32, {bf16.peak / 1e9:.1f} in bf16")
+
+# %% [markdown]
+# On the slope a larger batch is free; on the flat it costs what it holds. Half the bytes (bf16) lift the slope, and
+# units for bf16 lift the roof, where a processor has them. Does yours?
+
+# %%
+has = "has" if profiles.bf16() else "has no"
+print(f"This {'GPU' if profiles.device() == 'cuda' else 'processor'} {has} arithmetic of its own for bf16.")
+print(f"At its best: fp32 {fp32.peak / 1e9:.3g} GFLOP/s, bf16 {bf16.peak / 1e9:.3g} GFLOP/s.")
+
+# %% [markdown]
+# Where bf16 is the slower one, it is imitated, number by number. `finetune` asks the machine before it uses it (lab
+# 04), and a measurement like this one is how you find out about a machine that you have just rented.
+#
+# ## When the model itself does not fit
+# Data parallel keeps the whole model everywhere. *FSDP*, and *ZeRO* before it, keep 1 / p of everything in each process
+# and fetch the rest of a layer for as long as it is needed. Stage 1 splits the optimizer's moments, 2 the gradients
+# too, 3 the weights too. Full fine-tuning of an 8-billion model, in bf16, a row of 1,024 tokens on each GPU:
+
+# %%
+from labkit import models, scaling
+from labkit.tables import table
+
+needs = models.memory("meta-llama/Llama-3.1-8B-Instruct", "full", batch=1, length=1024, dtype="bfloat16", device="cuda",
+                      checkpointing=True)
+table(*({"split": what, **{f"{p} GPUs": f"{scaling.sharded(needs, p, stage) / 1e9:.0f} GB" for p in (1, 2, 4, 8)}}
+        for stage, what in enumerate(("nothing (data parallel)", "moments (ZeRO 1)", "and gradients (ZeRO 2)",
+                                      "and weights (ZeRO 3, FSDP)"))))
+
+# %% [markdown]
+# Read the last line against the 80 GB of an A100 and the 24 GB of an L4. What is not split are activations: each
+# process has its own rows. The price is traffic: weights are gathered twice a step, half as much again as data parallel
+# sends.
+#
+# Nothing of the script changes; another file does. This is the part of it that differs:
+
+# %%
+from labkit import launch, profiles
+
+jobs = profiles.COURSE / "data" / "jobs"
+print((jobs / "fsdp.yml").read_text().partition("mixed_precision: 'no'\n")[2])
+done = launch.show(["accelerate", "launch", "--config_file", "fsdp.yml", "train.py", "split"], jobs)
+
+# %% [markdown]
+# The loss of ten steps, once more that of one process (the last line says so). Process 0 gathers the parts at the end,
+# so the folder holds an adapter like any other.
+
+# %%
+from labkit import Run, runs
+
+split, two = Run.read(runs("lab12") / "split"), Run.read(runs("lab12") / "two")
+gap = max(abs(a["loss"] - b["loss"]) for a, b in zip(split.curve, two.curve))
+print(f"split weights against whole ones: largest difference {gap:.0e} nats; below 1e-4: {gap < 1e-4}")
+
+# %% [markdown]
+# **DeepSpeed** is the older house of the same idea. We do not run it here: it wants GPUs. `data/jobs/zero2.json` and
+# `zero3.json` are ready files for `accelerate launch --use_deepspeed --deepspeed_config_file`; this is what to read in
+# them:
+
+# %%
+import json
+
+from labkit import profiles
+from labkit.tables import table
+
+zero = {n: json.loads((profiles.COURSE / f"data/jobs/zero{n}.json").read_text())["zero_optimization"] for n in (2, 3)}
+means = {"stage": "what is split", "overlap_comm": "send gradients while others are still computed",
+         "offload_optimizer": "moments wait in the CPU's memory: slower, and 8 bytes a weight less on the GPU",
+         "stage3_gather_16bit_weights_on_model_save": "write one whole model, as FSDP's FULL_STATE_DICT does"}
+table(*({"option": name, "ZeRO 2": str(zero[2].get(name, "-")), "ZeRO 3": str(zero[3].get(name, "-")), "means": text}
+        for name, text in means.items()))
+
+# %% [markdown]
+# ## Two machines
+# Between machines, one of them hosts the *rendezvous*, where all meet and are numbered. Type this on both, with their
+# own address behind `--local-addr`, and `is_host=1` on the first, `is_host=0` on the second. Without `is_host`, a
+# machine that does not recognise its own name waits for a host like all others, and the run never begins.
+
+# %%
+print("""torchrun --nnodes 2 --nproc-per-node 1 --rdzv-id tickets --rdzv-backend c10d \\
+  --rdzv-endpoint 10.77.0.1:29500 --rdzv-conf is_host=1 --local-addr 10.77.0.1 train.py two""")
+
+# %% [markdown]
+# `tests/two_machines.py` does it for real on any Linux where you are root: two network namespaces, each with an address
+# of its own and a wire between them, one process in each. Then it does it again and cuts the wire in mid-run. What it
+# saw when we ran it:
+
+# %%
+import json
+
+from labkit import profiles
+from labkit.tables import table
+
+record = profiles.COURSE / "data/measured/two_machines.json"
+seen = json.loads(record.read_text()) if record.is_file() else {"nothing recorded yet": "run tests/two_machines.py"}
+table(*({"what": name, "seen": value} for name, value in seen.items()))
+
+# %% [markdown]
+# A cut wire sends no message, so nobody is told: the machines wait for each other. `LABKIT_PEER_TIMEOUT` says how many
+# seconds (600 by default); then both sides end with a sentence, and the first goes on from its checkpoint alone.
+#
+# ## What it costs
+# Each parameter costs 2 FLOPs for each token forward (a multiplication and an addition), 2 backward through the
+# activations, and 2 more for its own gradient, unless it is frozen. With N parameters and D tokens:
+#
+# $$\text{hours} = \frac{k\,N\,D}{\text{GPUs} \times \text{utilisation} \times \text{FLOP/s} \times 3600},
+# \quad k = 6 \text{ (full)}, 4 \text{ (LoRA)}, \qquad \text{money} = \text{hours} \times \text{GPUs} \times
+# \text{price}$$
+#
+# ### Exercise 12.4 · hours and money · difficulty 2 · 8 minutes
+# Give both: hours by the clock, and money. `flops` is what one GPU does at its peak in a second, `price` is for one
+# GPU and one hour.
+
+# %%
+from labkit import check
+
+
+def training_cost(parameters, tokens, factor, flops, utilisation, gpus, price):
+    ### BEGIN SOLUTION
+    hours = factor * parameters * tokens / (gpus * utilisation * flops) / 3600
+    return hours, hours * gpus * price
+    ### END SOLUTION
+
+
+check("training_cost", training_cost)
+
+# %% [markdown]
+# The one number that no data sheet has is the utilisation. Measure it: how many FLOPs did the run of ten steps need,
+# and how many could this machine have done meanwhile? **Predict** a share.
+
+# %%
+from labkit import data, finetune, measured, models, runs, scaling
+from labkit.data.encode import encode
+
+rows = data.ticket_task("tone").train.select(range(192))
+train = dict(model="tiny", steps=10, bf16=False, arguments={"logging_steps": 1, "save_steps": 5})
+one = finetune(rows, out=runs("lab12") / "one", reuse=True, **train)
+lengths = [len(ids) for ids in encode(rows, models.load("tiny")[1])["input_ids"]]
+tokens = one.settings["steps"] * 16 * max(lengths)  # padded to the longest, as an upper bound
+peak = scaling.roof("float32").peak
+used = scaling.plan(tokens, one.total, peak, price=0, utilisation=1).seconds / one.seconds
+measured.note("12_scaling_out", utilisation=f"{used:.0%}")
+print(f"{tokens:,} tokens, {one.total:,} parameters, {one.seconds:.1f} s: {used:.0%} of {peak / 1e9:.1f} GFLOP/s")
+
+# %% [markdown]
+# A small model wastes most of a machine: matrices this narrow lie on the slope of the roofline, and the rest is Python.
+# Trainings of billions of parameters report 30 to 50 % of a GPU. Now the plan for a real job: 20,000 tickets of 200
+# tokens, three epochs, LoRA on 1.5 billion parameters. The prices are examples; put in those of your provider.
+
+# %%
+from labkit import scaling
+from labkit.tables import table
+
+prices = {"T4": 0.50, "L4": 0.80, "A100": 2.50, "H100": 4.00}  # for an hour: yours will differ
+plans = [scaling.plan(3 * 20_000 * 200, 1.5e9, gpu, price=price, utilisation=0.3) for gpu, price in prices.items()]
+table(*(plan.row() for plan in plans))
+
+# %% [markdown]
+# Fine-tuning is cheap; what costs is the tenth try, and the GPU that idles while you read. Twice the GPUs never make
+# it cheaper, and at best half as long.
+#
+# ## The same by command line
+# `labkit finetune` does all of it for a file of yours: `--processes 2` starts itself twice, as `torchrun` does, and
+# gives back one table, one report.
+#
+#     labkit finetune tickets --task tone --processes 2
+#
+# On a cluster somebody else starts the processes. `data/jobs/` has files for SLURM, Ray and Azure ML, and each only
+# calls that command. SLURM's, whole:
+
+# %%
+from labkit import profiles
+
+print((profiles.COURSE / "data/jobs/slurm.sh").read_text())
+
+# %% [markdown]
+# ## On a real model
+# What this lab measured on your machine, beside what it measured under `LABKIT_PROFILE=small` when we ran it. The
+# trainings above are tiny-base's on either side: what they show are differences, which do not grow with the model.
+
+# %%
+from labkit import measured
+
+measured.beside("12_scaling_out")
+
+# %% [markdown]
+# ## What you can do now
+# You can cut a batch, a training and a model into parts without changing the result, go on after an accident, say what
+# a step waits for, and price a training before it runs.
+#
+# **Quiz.** Answer each in your head, then open it.
+#
+# <details><summary>1. You go from one GPU to four, and the loss curve changes. What did you change?</summary>
+# Most likely the batch: many launchers give every process a whole batch, so a step now has four times the rows, and an
+# epoch a quarter of the steps. Divide the batch per process by four, or choose the learning rate anew.
+# </details>
+#
+# <details><summary>2. Four GPUs, LoRA, 1.9 times as fast as one. Name two suspects, and tell them apart.</summary>
+# The wire, and the rows. With LoRA little travels, so look at the loader first: time a step with the same batch again
+# and again. If that is four times as fast, rows were late; if not, count the bytes of the all-reduce.
+# </details>
+#
+# <details><summary>3. FSDP on eight GPUs, and memory is still short. What do you shrink?</summary>
+# Activations: they are what is not split. Fewer rows on each GPU, shorter rows, or checkpointing. More GPUs help
+# little once an eighth of everything else is small.
+# </details>
+#
+# **Next:** lab 13, the capstone: a dataset of your own, from report to model card. How far you are:
+
+# %%
+from labkit import progress
+
+progress("12")
