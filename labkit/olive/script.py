@@ -1,0 +1,42 @@
+"""What the workflows of lab 11 name as `user_script`: rows with the prompt masked, and a metric to search by.
+
+Olive reads this file by its path, inside its own process; labkit itself never imports it.
+"""
+
+from __future__ import annotations
+
+from olive.data.registry import Registry
+
+
+@Registry.register_pre_process("prompt_masked")
+def prompt_masked(dataset, model_name=None, max_seq_len=256, max_samples=None, **_):
+    """Rows of `input_ids` and `labels` in place of Olive's own, one ticket each, only the answer counted in the loss.
+
+    Args:
+        dataset: columns `prompt` and `completion`.
+        model_name: of the base, for its tokenizer; Olive fills it in.
+    """
+    from labkit import models
+    from labkit.data.encode import encode
+
+    if max_samples:
+        dataset = dataset.select(range(min(max_samples, len(dataset))))
+    rows = encode(dataset, models.tokenizer(model_name), max_seq_len).select_columns(["input_ids", "labels"])
+    rows = rows.map(lambda row: {"attention_mask": [1] * len(row["input_ids"])})
+    rows.set_format("torch")
+    return rows
+
+
+def tone_accuracy(model, device, execution_providers=None) -> float:
+    """Share of validation tickets whose tone a model with its adapter picks rightly.
+
+    Args:
+        model: Olive's handle of a Hugging Face model.
+    """
+    from labkit import data, evaluation, models
+
+    task = data.ticket_task("tone")
+    held = task.validation.select(range(0, len(task.validation), max(1, len(task.validation) // 96)))
+    tuned = model.load_model(cache_model=False).eval()
+    said = evaluation.classify(tuned, models.tokenizer(model.model_path), held["prompt"], task.labels)
+    return sum(a == b for a, b in zip(held["label"], said, strict=True)) / len(held)
