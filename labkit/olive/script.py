@@ -5,7 +5,10 @@ Olive reads this file by its path, inside its own process; labkit itself never i
 
 from __future__ import annotations
 
+import torch
 from olive.data.registry import Registry
+
+torch.manual_seed(0)  # Olive draws A before it seeds anything; labkit seeds with 0, so both start from the same A
 
 
 @Registry.register_pre_process("prompt_masked")
