@@ -1,4 +1,4 @@
-"""The command line: `labkit doctor | fetch | inspect | finetune | evaluate | gate | chat | demo | course ...`.
+"""The command line: `labkit doctor | fetch | inspect | finetune | evaluate | gate | chat | serve | demo ...`.
 
 Top of everything: it reads options, calls one function, prints what came, and turns a LabError into its sentence.
 """
@@ -100,6 +100,15 @@ def _parser() -> argparse.ArgumentParser:
                    'labkit chat runs/my_tickets --ask "Where is my parcel?"')
     chat.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
     chat.add_argument("--ask", metavar="TEXT", help="ask this one thing, print the answer, and end")
+    serve = command("serve", _serve, "answer as OpenAI's API does, from a folder that to_onnx wrote, on this machine "
+                    "only", "labkit serve runs/tiny/onnx-int4-adapters --port 8000")
+    serve.add_argument("folder", metavar="FOLDER", help="an exported model; its adapters become model names")
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
+    serve.add_argument("--port", type=_count, default=8000, help="8000 where it is left out")
+    serve.add_argument("--max-tokens", type=_count, default=512, metavar="N", help="the longest answer")
+    serve.add_argument("--running", type=_count, default=2, metavar="N", help="answers that are written at once")
+    serve.add_argument("--waiting", type=_count, default=16, metavar="N", help="requests that may wait; more get 429")
+    serve.add_argument("--max-body", type=_count, default=256_000, metavar="BYTES", help="the largest request")
     command("demo", _demo, "fine-tune the tiny model on the shipped tickets: a table and a picture in a minute",
             "labkit demo")
     course = command("course", _course, "run the notebooks without a browser, and say which one failed where",
@@ -259,6 +268,14 @@ def _chat(arguments: argparse.Namespace) -> int:
         if not text:
             return OK
         print(chat.ask(text), flush=True)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from labkit.serving import Limits, serve
+
+    limits = Limits(arguments.max_body, arguments.max_tokens, arguments.running, arguments.waiting)
+    serve(arguments.folder, arguments.host, arguments.port, limits)
+    return OK
 
 
 def _course(arguments: argparse.Namespace) -> int:

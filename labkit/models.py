@@ -98,7 +98,7 @@ def load(
         raise LabError(f"there is no quantisation {quantize!r}", where="quantize", expected="None, 'nf4' or 'int8'")
     folder = find(profile_or_id)
     with quiet():
-        return _load_model(folder, quantize, dtype_name), _load_tokenizer(folder)
+        return _load_model(folder, quantize, dtype_name), load_tokenizer(folder)
 
 
 def tokenizer(profile_or_id: str | Path | Profile | None = None) -> PreTrainedTokenizerBase:
@@ -109,7 +109,7 @@ def tokenizer(profile_or_id: str | Path | Profile | None = None) -> PreTrainedTo
     """
     folder = find(profile_or_id)
     with quiet():
-        return _load_tokenizer(folder)
+        return load_tokenizer(folder)
 
 
 def find(profile_or_id: str | Path | Profile | None = None) -> Path:
@@ -348,7 +348,12 @@ def _bitsandbytes(quantize: str):
                               bnb_4bit_compute_dtype=getattr(torch, profiles.compute_dtype()))
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, splitting text as its file says.
+
+    Raises:
+        LabError: it is damaged, or there is none.
+    """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

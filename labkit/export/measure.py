@@ -1,0 +1,119 @@
+"""How fast, how large, how far from its source: figures of a PyTorch model or an exported one, by the same procedure.
+
+Beside `model`: the lab's tables, the curve of latency and the ledger are made of these.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labkit.export.model import OnnxModel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the repeats. `first` is the time to the first token in seconds; the others are tokens a second."""
+
+    first: float
+    prefill: float
+    decode: float
+
+
+def speed(model: Any, prompt: int = 128, new: int = 32, batch: int = 1, repeats: int = 3) -> Speed:
+    """Time reading a prompt and writing behind it, greedily and past any end of turn.
+
+    Args:
+        model: an OnnxModel, or a pair (PyTorch model, tokenizer).
+        prompt: tokens to read. new: tokens to write, at least 2. batch: rows at once.
+        repeats: after one that does not count.
+    """
+    ids = [[5 + (7 * i + 13 * row) % 200 for i in range(prompt)] for row in range(batch)]
+    run = _onnx(model, ids) if isinstance(model, OnnxModel) else _torch(model[0], ids)
+    run(2)
+    ones = [_seconds(lambda: run(1)) for _ in range(repeats)]
+    alls = [_seconds(lambda: run(new)) for _ in range(repeats)]
+    first, whole = statistics.median(ones), statistics.median(alls)
+    return Speed(first, batch * prompt / first, batch * (new - 1) / max(whole - first, 1e-9))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _onnx(model: OnnxModel, ids: list[list[int]]) -> Callable[[int], None]:
+    import numpy as np
+
+    width = len(ids[0])
+
+    def run(new: int) -> None:
+        generator = model._generator(width + new, None, len(ids), min_length=width + new)
+        generator.append_tokens(np.array(ids, np.int32) if len(ids) > 1 else ids[0])
+        for _ in range(new):
+            generator.generate_next_token()
+
+    return run
+
+
+def _torch(model, ids: list[list[int]]) -> Callable[[int], None]:
+    import torch
+    from transformers import GenerationConfig
+
+    from labkit.models import quiet
+
+    rows = torch.tensor(ids, device=next(model.parameters()).device)
+
+    def run(new: int) -> None:
+        greedy = GenerationConfig(max_new_tokens=new, min_new_tokens=new, do_sample=False, num_beams=1, pad_token_id=0,
+                                  eos_token_id=None)
+        with torch.inference_mode(), quiet():
+            model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), generation_config=greedy)
+
+    return run
+
+
+def memory_of(make: Callable[[], Any], use: Callable[[Any], Any]) -> tuple[Any, int]:
+    """What `make` gives, and the bytes by which this process grew while it was made and used once.
+
+    Memory that was freed before and is taken again does not show, so small models look smaller than they are.
+    """
+    import psutil
+
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    made = make()
+    use(made)
+    gc.collect()
+    return made, max(0, psutil.Process().memory_info().rss - before)
+
+
+def kl(reference: Callable[[Sequence[int]], np.ndarray], other: Callable[[Sequence[int]], np.ndarray],
+       texts: Sequence[Sequence[int]]) -> float:
+    """Mean KL divergence in nats a token of `other` from `reference`, both from token ids to logits (seq, vocabulary).
+
+    >>> import numpy as np
+    >>> kl(lambda ids: np.zeros((2, 4)), lambda ids: np.ones((2, 4)), [[1, 2]])
+    0.0
+    """
+    import numpy as np
+
+    def log_softmax(x):
+        x = x.astype(np.float64)
+        x = x - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    total, tokens = 0.0, 0
+    for ids in texts:
+        p, q = log_softmax(reference(ids)), log_softmax(other(ids))
+        total += float((np.exp(p) * (p - q)).sum())
+        tokens += len(p)
+    return total / tokens

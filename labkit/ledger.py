@@ -1,0 +1,203 @@
+"""The parity ledger: one fixed set of prompts through every stage of a model, from its base to what is served.
+
+Over `export` and `evaluation`: each stage is asked the same, and stands beside the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from labkit import evaluation
+from labkit.data.encode import encode_prompt
+from labkit.errors import LabError
+from labkit.export.measure import speed
+from labkit.export.model import OnnxModel
+from labkit.export.tokens import STRINGS as STRINGS  # the fifty strings that tokenizers are compared on
+from labkit.export.tokens import gaps as gaps
+from labkit.tables import Table
+from labkit.training import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+WRITTEN = 16  # prompts that every stage writes an answer to
+TOKENS = 24  # of such an answer
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model behind an OpenAI-compatible address: only its answers can be seen."""
+
+    url: str
+    name: str
+    bytes: int | None = None
+
+    def ask(self, prompt: str, tokens: int = TOKENS) -> tuple[str, int]:
+        """The greedy answer to a prompt, and how many tokens the server counted in it.
+
+        Raises:
+            LabError: nobody answers there, or not with an answer.
+        """
+        import json
+        import urllib.error
+        import urllib.request
+
+        body = {"model": self.name, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
+                "temperature": 0}
+        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                said = json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise LabError(f"the server refuses ({error.code}: {error.read(300).decode(errors='replace')})",
+                           where=self.url) from error
+        except OSError as error:
+            raise LabError("nobody answers", where=self.url, todo="Start it: labkit serve FOLDER") from error
+        return said["choices"][0]["message"]["content"], said["usage"]["prompt_tokens"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage. `gap` is the largest difference of a label's log-likelihood to the stage before, in nats; `same` the
+    share of written answers that equal those of the stage before; `counts` the tokens that each prompt became."""
+
+    name: str
+    counts: list[int]
+    ids: list[list[int]] | None
+    scores: np.ndarray | None
+    answers: list[str]
+    accuracy: evaluation.Score
+    bytes: int | None
+    decode: float | None
+    gap: float | None = None
+    same: float | None = None
+    tokens_in: bool | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What `follow` found, stage after stage."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def table(self) -> Table:
+        """One row a stage."""
+        rows = []
+        for e in self.entries:
+            rows.append({
+                "stage": e.name,
+                "tokens in": "-" if e.tokens_in is None else "same" if e.tokens_in else "differ",
+                "gap, nats": None if e.gap is None else float(f"{e.gap:.2g}"),
+                "answers as before": None if e.same is None else f"{e.same:.0%}",
+                "accuracy": str(e.accuracy),
+                "MB": None if e.bytes is None else round(e.bytes / 1e6, 2),
+                "tokens/s": None if e.decode is None else round(e.decode),
+            })
+        first = self.entries[0]
+        return Table(rows, f"{first.accuracy.rows} prompts; each stage beside the one before it")
+
+    def __getitem__(self, name: str) -> Entry:
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise LabError(f"there is no stage {name!r}", where="ledger",
+                       expected=", ".join(e.name for e in self.entries))
+
+    def drifts(self, exact: Sequence[str] = ("merged", "ONNX fp32"), gap: float = 0.01, points: float = 0.03,
+               against: str | None = None) -> list[str]:
+        """Sentences for what a stage broke; none where the ledger holds.
+
+        Args:
+            exact: stages that must say what the one before says, label scores within `gap` nats.
+            points: how much accuracy any later stage may lose against the stage `against` (the first exact one).
+        """
+        found = []
+        for e in self.entries[1:]:
+            if e.tokens_in is False:
+                found.append(f"{e.name}: the prompts became other tokens than in the stage before.")
+            if e.name in exact and e.gap is not None and e.gap > gap:
+                found.append(f"{e.name}: log-likelihoods moved by {e.gap:.2g} nats, and {gap:g} is allowed.")
+        names = [e.name for e in self.entries]
+        against = against or next((n for n in exact if n in names), names[0])
+        limit = self[against].accuracy.value - points
+        for e in self.entries[names.index(against) + 1 :]:
+            if e.accuracy.value < limit - 1e-9:
+                lost = 100 * (self[against].accuracy.value - e.accuracy.value)
+                found.append(f"{e.name}: {lost:.1f} points of accuracy below {against}, and {100 * points:g} are "
+                             "allowed.")
+        return found
+
+
+def follow(stages: Mapping[str, Any], rows: Dataset, labels: Sequence[str], written: int = WRITTEN,
+           timed: bool = True) -> Ledger:
+    """Ask every stage the same prompts, in order.
+
+    Args:
+        stages: name to a pair (model, tokenizer), a Run, an OnnxModel, a pair (OnnxModel, name of an adapter), or a
+            Served.
+        rows: examples with `prompt` and `label`; the same for all.
+        labels: to choose among.
+        written: how many of the prompts are also answered in free writing, token by token.
+        timed: measure tokens a second too.
+
+    Raises:
+        LabError: no stages, or no rows.
+    """
+    if not stages or not len(rows):
+        raise LabError("nothing to follow", where="ledger", expected="at least one stage and one row")
+    ledger = Ledger()
+    prompts, truth, groups = list(rows["prompt"]), list(rows["label"]), evaluation.groups_of(rows)
+    before: Entry | None = None
+    for name, stage in stages.items():
+        found = _ask(stage, prompts, labels, written, timed)
+        said = found.pop("said")
+        entry = Entry(name=name, accuracy=evaluation.accuracy(truth, said, groups), **found, **_beside(found, before))
+        ledger.entries.append(entry)
+        before = entry
+    return ledger
+
+
+def _ask(stage: Any, prompts: list, labels: Sequence[str], written: int, timed: bool) -> dict[str, Any]:
+    if isinstance(stage, Served):
+        pairs = [stage.ask(prompt) for prompt in prompts]
+        said = [text.strip() for text, _ in pairs]
+        return {"counts": [count for _, count in pairs], "ids": None, "scores": None, "answers": said[:written],
+                "said": said, "bytes": stage.bytes, "decode": None}
+    adapter = None
+    if isinstance(stage, tuple) and isinstance(stage[0], OnnxModel):
+        stage, adapter = stage
+    if isinstance(stage, OnnxModel):
+        ids = [stage.prompt_ids(prompt) for prompt in prompts]
+        scores = stage.score_labels(prompts, labels, adapter)
+        answers = stage.generate(prompts[:written], TOKENS, adapter=adapter)
+        size = stage.bytes
+    else:
+        stage = stage.loaded if isinstance(stage, Run) else stage
+        model, tokenizer = stage
+        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        scores = evaluation.score_labels(model, tokenizer, prompts, labels).numpy()
+        answers = evaluation.generate(model, tokenizer, prompts[:written], TOKENS)
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+    return {"counts": [len(row) for row in ids], "ids": ids, "scores": scores, "answers": answers,
+            "said": [labels[i] for i in scores.argmax(-1)], "bytes": size,
+            "decode": speed(stage, 64, 16, repeats=2).decode if timed else None}
+
+
+def _beside(found: dict[str, Any], before: Entry | None) -> dict[str, Any]:
+    """How a stage differs from the one before it."""
+    if before is None:
+        return {}
+    import numpy as np
+
+    n = min(len(found["answers"]), len(before.answers))
+    both = found["ids"] is not None and before.ids is not None
+    return {
+        "tokens_in": found["ids"] == before.ids if both else found["counts"] == before.counts,
+        "gap": None if found["scores"] is None or before.scores is None
+        else float(np.abs(found["scores"] - before.scores).max()),
+        "same": sum(a == b for a, b in zip(found["answers"], before.answers, strict=False)) / n if n else None,
+    }
