@@ -73,9 +73,11 @@ def to_onnx(run_or_model: Any = None, precision: str = "fp32", adapters: Mapping
         source, made = Path(scratch) / "source", Path(scratch) / "made"
         name = _prepare(run_or_model, source)
         options = dict(recipe.builder) if recipe else {}
-        _build(source, made, "int4" if options else "fp16" if precision == "fp16" else "fp32", options, name)
+        _build(source, made, "int4" if options else "fp32", options, name)
         _settle(source, made)
-        if recipe and not options:
+        if precision == "fp16":
+            quantize.halve(made)
+        elif recipe and not options:
             quantize.quantise(made, recipe, _texts(source, texts) if recipe.rounding == "gptq" else ())
         ranks = _place_adapters(made, adapters)
         facts = {"source": name, "precision": precision, "recipe": made_of["recipe"], "adapters": ranks,
@@ -209,11 +211,11 @@ def _silence() -> Iterator[None]:
 
 def _settle(source: Path, made: Path) -> None:
     """What genai takes from the folder: greedy by default, the end of turn ends, the tokenizer is the source's own."""
-    from labkit.models import _load_tokenizer, end_of_turn
+    from labkit.models import end_of_turn, load_tokenizer
 
     file = made / "genai_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    end, known = end_of_turn(_load_tokenizer(source)), settings["model"]["eos_token_id"]
+    end, known = end_of_turn(load_tokenizer(source)), settings["model"]["eos_token_id"]
     known = known if isinstance(known, list) else [known]
     settings["model"]["eos_token_id"] = [end, *(i for i in known if i not in (None, end))]
     settings["search"] |= {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "num_beams": 1,
@@ -228,9 +230,9 @@ def _texts(source: Path, texts: Sequence[str] | None) -> list[list[int]]:
     """Token ids to calibrate on: the texts given, or prompts with answers of every so many-th training ticket."""
     from labkit.data import ticket_task
     from labkit.data.encode import encode_completion, encode_prompt
-    from labkit.models import _load_tokenizer
+    from labkit.models import load_tokenizer
 
-    tokenizer = _load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     if texts is not None:
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     else:
@@ -254,11 +256,11 @@ def _place_adapters(made: Path, adapters: Mapping[str, Path]) -> dict[str, int]:
 
 
 def _agreement(source: Path, made: Path) -> dict[str, Any]:
-    """Whether genai's tokenizer and template give what transformers' do; where not, OnnxModel takes transformers'."""
+    """Whether genai's tokenizer and template give what transformers' do; where not, OnnxModel takes those."""
     from labkit.data.template import render
-    from labkit.models import _load_tokenizer
+    from labkit.models import load_tokenizer
 
-    og, theirs = genai(), _load_tokenizer(source)
+    og, theirs = genai(), load_tokenizer(source)
     # The tokenizer wants a config beside it, not the model.
     own = og.Tokenizer(og.Model(str(made)))
     turns = [{"role": "user", "content": "Where is \"it\"?\n\nTT-17"}, {"role": "assistant", "content": "Größe <b>"},
@@ -270,5 +272,5 @@ def _agreement(source: Path, made: Path) -> dict[str, Any]:
         said = own.apply_chat_template(json.dumps(turns, ensure_ascii=False), add_generation_prompt=True)
     except Exception:
         said = None
-    return {"tokenizer": "transformers" if apart else "genai", "token_gaps": [text for text, _, _ in apart],
+    return {"tokenizer": "tokenizers" if apart else "genai", "token_gaps": [text for text, _, _ in apart],
             "template": "genai" if said == rendered else "transformers"}

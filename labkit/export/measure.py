@@ -16,6 +16,7 @@ from labkit.export.model import OnnxModel
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,32 @@ def memory_of(make: Callable[[], Any], use: Callable[[Any], Any]) -> tuple[Any, 
     use(made)
     gc.collect()
     return made, max(0, psutil.Process().memory_info().rss - before)
+
+
+def measure_one(name: str, make: Callable[[], Any], rows: Dataset, labels: Sequence[str]) -> dict[str, Any]:
+    """One row of a table of contenders: speed, memory, size, accuracy.
+
+    Args:
+        make: gives an OnnxModel, or a pair (PyTorch model, tokenizer).
+        rows: examples with `prompt` and `label`, to be answered by one of `labels`.
+    """
+    from labkit import evaluation
+
+    prompts = list(rows["prompt"])
+
+    def label(model, which):
+        if isinstance(model, OnnxModel):
+            return model.classify(which, labels)
+        return evaluation.classify(*model, which, labels)
+
+    model, grown = memory_of(make, lambda model: label(model, prompts[:1]))
+    timed = speed(model)
+    size = model.bytes if isinstance(model, OnnxModel) else sum(p.numel() * p.element_size()
+                                                               for p in model[0].parameters())
+    score = evaluation.accuracy(rows["label"], label(model, prompts), evaluation.groups_of(rows))
+    return {"": name, "first token, ms": round(1000 * timed.first, 1), "prefill, tokens/s": round(timed.prefill),
+            "decode, tokens/s": round(timed.decode), "memory, MB": round(grown / 1e6), "size, MB": round(size / 1e6, 1),
+            "accuracy": str(score)}
 
 
 def kl(reference: Callable[[Sequence[int]], np.ndarray], other: Callable[[Sequence[int]], np.ndarray],

@@ -84,18 +84,21 @@ class OnnxModel:
     # ------------------------------------------------------------------ text and tokens
 
     @cached_property
-    def tokenizer(self) -> Any:
-        """transformers' tokenizer of the same folder; loaded where genai's own differs, or a prompt has turns."""
-        from labkit.models import _load_tokenizer, quiet
+    def _exact(self) -> Any:
+        """The tokenizer of the folder in the library that transformers uses, which needs no PyTorch."""
+        from tokenizers import Tokenizer
 
-        with quiet():
-            return _load_tokenizer(self.folder)
+        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    def genai_ids(self, text: str) -> list[int]:
+        """Token ids by genai's own tokenizer, whether it agrees with the others or not."""
+        return [int(i) for i in self._tokenizer.encode(text)]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text that is rendered already."""
+        """Token ids of a text that is rendered already, the same as in training."""
         if self.facts["tokenizer"] == "genai":
-            return [int(i) for i in self._tokenizer.encode(text)]
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return self.genai_ids(text)
+        return self._exact.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -105,7 +108,7 @@ class OnnxModel:
             return ""
         if self.facts["tokenizer"] == "genai":
             return self._tokenizer.decode(np.array(ids, np.int32))
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self._exact.decode(list(ids), skip_special_tokens=True)
 
     def render(self, prompt: str | Sequence[dict[str, str]]) -> str:
         """The text that the model sees for a user's message or for turns: the chat template, as in training.
@@ -124,8 +127,9 @@ class OnnxModel:
                 roles = ", ".join(str(turn.get("role")) for turn in turns)
                 raise LabError(f"the chat template refuses turns of {roles}", where="prompt") from error
         from labkit.data.template import render
+        from labkit.models import load_tokenizer
 
-        return render(self.tokenizer, turns)
+        return render(load_tokenizer(self.folder), turns)
 
     def prompt_ids(self, prompt: str | Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a prompt in the chat template.

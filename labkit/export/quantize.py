@@ -64,7 +64,7 @@ ROAD = {  # from what the builder does by itself to what to_onnx takes
     "gptq, 8 bits for down_proj": Recipe(rounding="gptq", eight=("lm_head", "down_proj")),
     "gptq, 8 bits for v, o and down_proj": Recipe(rounding="gptq", eight=("lm_head", "v_proj", "o_proj", "down_proj")),
 }
-INT4 = ROAD["gptq"]
+INT4 = ROAD["gptq, 8 bits for v, o and down_proj"]
 INT8 = Recipe(bits=8, rounding="nearest", symmetric=True)
 
 
@@ -121,6 +121,23 @@ def _groups(folder, model, recipe: Recipe, texts) -> Iterator[tuple[list[graph.L
         if seen and bits == 4 and (last is None or last[0] != source):
             last = next(seen)
         yield group, last[1] if last and bits == 4 else None
+
+
+def halve(folder: str | Path) -> None:
+    """Store the weights of an fp32 model in 16 bits, in place; the runtime widens them when it loads, and computes in
+    fp32, since few CPUs multiply in 16 bits (the builder's own fp16 graph is for GPUs)."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = graph.read(folder)
+    large = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer
+             if t.data_type == TensorProto.FLOAT and np.prod(t.dims) >= 1024}
+    graph.replace_initializers(model, set(large), {f"{n}.half": array.astype(np.float16) for n, array in large.items()})
+    casts = [helper.make_node("Cast", [f"{n}.half"], [n], f"/half/{n}", to=TensorProto.FLOAT) for n in large]
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    graph.write(model, folder)
 
 
 def check(recipe: Recipe) -> None:

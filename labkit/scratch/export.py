@@ -61,7 +61,7 @@ def mean_kl(p, q) -> float:
 
 
 def detour_inputs(A, B, alpha: float, rank: int):
-    """peft's A (r, d_in) and B (d_out, r) as a graph takes them: (d_in, rank) and (rank, d_out), the scale in the second.
+    """A (r, d_in) and B (d_out, r) as a graph takes them: (d_in, rank) and (rank, d_out), the scale in the second.
 
     Zeros fill them up to `rank`; the scale is alpha / r of the r that was trained.
     """
