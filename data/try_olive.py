@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 from labkit import data, models, olive
-from labkit.data import render
 from labkit.errors import LabError
 from labkit.olive.parsing import parse, workflow
 from labkit.profiles import COURSE, machine
@@ -29,7 +28,8 @@ TRAIN = {"name": "train", "type": "HuggingfaceContainer",
 
 # (about, what older tutorials say, what to say today, why); a dict is a workflow file
 ROWS = [
-    ("task", f"finetune -m base {LORA} --task_name text-generation -o out", f"finetune -m base {LORA} -t text-generation -o out",
+    ("task", f"finetune -m base {LORA} --task_name text-generation -o out",
+     f"finetune -m base {LORA} -t text-generation -o out",
      "--task_name became -t, --task; text generation is the default, so it may be left out"),
     ("generate-adapter", "generate-adapter --base_model_path base --adapter_paths adapter -o out",
      [CAPTURE, "generate-adapter -m captured -o out"],
@@ -41,12 +41,13 @@ ROWS = [
      "the same, one command further; auto-opt itself is deprecated for optimize"),
     ("optimize with an adapter", "optimize -m base -a adapter --precision int4 -o out",
      "optimize -m base -a adapter --precision fp32 -o out",
-     "at int4 optimize plans GPTQ before the builder, and GPTQ wants a model without an adapter: merge first, or fp32"),
-    ("model type", {"input_model": {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "base"}}}, "passes": BUILDER},
+     "at int4 optimize plans GPTQ first, and GPTQ wants a model without an adapter: merge first, or take fp32"),
+    ("model type",
+     {"input_model": {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "base"}}}, "passes": BUILDER},
      {"input_model": BASE_MODEL, "passes": BUILDER}, "Hugging Face models are HfModel, with model_path"),
     ("target modules", f"finetune -m base {LORA} --target_modules c_attn -o out",
      f"finetune -m base {LORA} --target_modules q_proj,v_proj -o out",
-     "c_attn is DialoGPT's (GPT-2's) name for query, key and value in one; Llama has four matrices, with their own names"),
+     "c_attn is DialoGPT's (GPT-2's) name for query, key and value in one; Llama has a matrix for each"),
     ("logging of finetune", f"finetune -m base {LORA} --logging_dir logs -o out",
      f"finetune -m base {LORA} --logging_steps 1 --report_to none -o out",
      "an option that Olive has not goes to transformers' TrainingArguments, and these have lost some in version 5"),

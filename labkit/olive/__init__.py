@@ -5,5 +5,7 @@ Stands beside `export`: takes a base model and rows in files, gives adapters and
 
 from labkit.olive.command import Desk, Done, installed, one_line, reason
 from labkit.olive.weights import read_adapter, write_adapter
+from labkit.olive.workflow import LINEAR, SCRIPT, masked_workflow, planned, text_template, trials, tried, tried_extras
 
-__all__ = ["Desk", "Done", "installed", "one_line", "read_adapter", "reason", "write_adapter"]
+__all__ = ["Desk", "Done", "LINEAR", "SCRIPT", "installed", "masked_workflow", "one_line", "planned", "read_adapter",
+           "reason", "text_template", "trials", "tried", "tried_extras", "write_adapter"]

@@ -163,8 +163,9 @@ class Desk:
         else:
             with log.open("wb") as told:
                 try:
-                    code = subprocess.run([sys.executable, "-m", "olive", *words], cwd=self.folder, env=env, stdout=told,
-                                          stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=timeout).returncode
+                    code = subprocess.run([sys.executable, "-m", "olive", *words], cwd=self.folder, env=env,
+                                          stdout=told, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                          timeout=timeout).returncode
                 except subprocess.TimeoutExpired:
                     code = None
         text = tidy(log.read_text(encoding="utf-8", errors="replace"), self.folder)
