@@ -1,7 +1,7 @@
 """Tries what older Olive tutorials say, and what to say today: `python data/try_olive.py` writes data/olive_tried.json.
 
 Every row's command really runs in a folder with tiny-base and a few tickets; what Olive answers is kept as it came.
-Some ten minutes on two slow cores; with `--parse` only the rows that Olive's parser settles, in seconds.
+A minute or two. Rows that were tried with the same words and versions are kept; `--again` tries all of them anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from labkit import data, models, olive
 from labkit.errors import LabError
-from labkit.olive.parsing import parse, workflow
 from labkit.profiles import COURSE, machine
 
 FILE = COURSE / "data" / "olive_tried.json"
@@ -35,7 +34,7 @@ ROWS = [
      [CAPTURE, "generate-adapter -m captured -o out"],
      "it takes an ONNX model that has an adapter in it; making that is the work of capture-onnx-graph"),
     ("capture for genai", "capture-onnx-graph -m base -a adapter --use_ort_genai --precision fp32 -o out", CAPTURE,
-     "--use_ort_genai alone exports through PyTorch, whose cache transformers 5 has changed; the builder reads weights"),
+     "--use_ort_genai alone traces with PyTorch, which trips over transformers 5; the builder reads the weights"),
     ("auto-opt", "auto-opt -m base -a adapter --use_ort_genai --precision int4 -o out",
      "auto-opt -m base -a adapter --use_model_builder --precision int4 -o out",
      "the same, one command further; auto-opt itself is deprecated for optimize"),
@@ -71,19 +70,15 @@ EXTRAS = {"auto-opt": "adds optimum, which the model builder does not use",
           "azureml": "to read models from a registry of Azure ML"}
 
 
-def try_one(desk: olive.Desk, what: str | dict | list, only_parse: bool = False) -> str | None:
+def try_one(desk: olive.Desk, what: str | dict | list) -> str | None:
     """What Olive says against it, or None where it works."""
     try:
         if isinstance(what, dict):
-            workflow(json.loads(json.dumps(what)))
-            if not only_parse:
-                desk.write("try.json", {**what, "data_configs": [], "output_dir": "out"})
-                desk.run("run --config try.json")
+            desk.write("try.json", {**what, "output_dir": "out", "no_artifacts": True, "evaluate_input_model": False})
+            desk.run("run --config try.json")
         else:
             for command in [what] if isinstance(what, str) else what:
-                parse(command.split())
-                if not only_parse:
-                    desk.run(command)
+                desk.run(command)
     except LabError as error:
         return error.what
     return None
@@ -107,22 +102,24 @@ def stage(folder: Path) -> olive.Desk:
     return desk
 
 
-def main(only_parse: bool) -> None:
+def main(again: bool) -> None:
+    versions = {**olive.installed(), **{name: importlib.metadata.version(name)
+                                        for name in ("transformers", "peft", "torch")}}
+    old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() and not again else {"versions": None}
+    known = {row["about"]: row for row in old["rows"]} if old["versions"] == versions else {}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         desk = stage(Path(folder))
-        rows = []
         for about, older, today, why in ROWS:
-            print(about, flush=True)
-            row = {"about": about, "older": older, "error": try_one(desk, older, only_parse), "today": today,
-                   "today_error": try_one(desk, today, only_parse), "why": why}
-            print("  older:", row["error"], "\n  today:", row["today_error"], flush=True)
-            rows.append(row)
-        record = {"rows": rows, "extras": extras(), "versions": {**olive.installed(), **{
-            name: importlib.metadata.version(name) for name in ("transformers", "peft", "torch")}},
-            "machine": machine()}
-    if not only_parse:
-        FILE.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            asked = json.loads(json.dumps({"about": about, "older": older, "today": today}))
+            row = known.get(about, {})
+            if {key: row.get(key) for key in asked} != asked:
+                row = {**asked, "error": try_one(desk, older), "today_error": try_one(desk, today)}
+            rows.append({**row, "why": why})
+            print(f"{about}\n  older: {row['error']}\n  today: {row['today_error']}", flush=True)
+            record = {"rows": rows, "extras": extras(), "versions": versions, "machine": machine()}
+            FILE.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main("--parse" in sys.argv)
+    main("--again" in sys.argv)

@@ -389,7 +389,8 @@ desk.run("run --config summary.json")
 # `generate-adapter` takes them out: they become inputs of the graph, and a file of their own.
 
 # %%
-desk.run("capture-onnx-graph -m base -a masked/adapter --use_model_builder --use_ort_genai --precision fp32 -o captured")
+desk.run("""capture-onnx-graph -m base -a masked/adapter --use_model_builder --use_ort_genai --precision fp32
+    -o captured""")
 
 # %%
 desk.run("generate-adapter -m captured -o multi")
@@ -401,7 +402,7 @@ desk.run("generate-adapter -m captured -o multi")
 # ### Exercise 11.5 · an adapter as inputs of a graph · difficulty 2 · 10 minutes
 # `weights` has A (r, d_in) and B (d_out, r) by peft's names, such as
 # `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. The graph multiplies x @ A @ B, wants `alpha / r` in
-# B already, and calls that one `model.layers.0.attn.q_proj.lora_A.weight`. Give the dict that fits the graph.
+# B already, and calls that one `model.layers.0.attn.q_proj.lora_A.MatMul.weight`. Give the dict that fits the graph.
 
 # %%
 from labkit import check
@@ -409,11 +410,11 @@ from labkit import check
 
 def adapter_inputs(weights, r, alpha):
     ### BEGIN SOLUTION
-    return {
-        name.removeprefix("base_model.model.").replace("self_attn", "attn"):
-            value.T * (alpha / r if "lora_B" in name else 1)
-        for name, value in weights.items()
-    }
+    def named(name):
+        name = name.removeprefix("base_model.model.").replace("self_attn", "attn")
+        return name.replace(".weight", ".MatMul.weight")
+
+    return {named(name): value.T * (alpha / r if "lora_B" in name else 1) for name, value in weights.items()}
     ### END SOLUTION
 
 
@@ -423,12 +424,13 @@ check("adapter_inputs", adapter_inputs)
 # Now Olive's command, and what onnxruntime-genai says to the file that it writes. **Predict**: does it fit?
 
 # %%
-from labkit import LabError, export, olive, runs
+from labkit import LabError, olive, runs
+from labkit.export.adopt import adopt
 
 desk = olive.Desk(runs("lab11"))
 desk.run("convert-adapters -a summary/adapter -o converted/summary.onnx_adapter")
 first = desk.path("multi/adapter_weights.onnx_adapter")
-model = export.adopt(desk.path("multi"), desk.path("base"), desk.folder / "served",
+model = adopt(desk.path("multi"), desk.path("base"), desk.folder / "served",
                      {"tone": first, "summary": desk.path("converted/summary.onnx_adapter")})
 try:
     model.generate("hello", 4, adapter="summary")
@@ -436,8 +438,8 @@ except Exception as error:
     print(f"{type(error).__name__}: {str(error)[:200]}")
 
 # %% [markdown]
-# It does not: `convert-adapters` keeps peft's word `self_attn`, the builder says `attn`. Compare a name of each, then
-# rename. What you wrote by hand is the same file.
+# It does not: `convert-adapters` names a weight as peft does, and the graph as the builder does. Compare a name of
+# each, then rename. What you wrote by hand is the same file.
 
 # %%
 import numpy as np
@@ -453,8 +455,8 @@ gap = max(float(np.abs(by_hand[name] - renamed[name]).max()) for name in by_hand
 print(f"largest difference between Olive's file and the one by hand: {gap:.0e}")
 
 # %% [markdown]
-# One more is needed. The graph always adds a detour, so without an adapter it cannot run at all, and the base has no
-# file.
+# With no adapter active the inputs have a default, of rank 0, and a product over a rank of nothing is nothing. A server
+# that routes by name wants a name for the base too.
 #
 # ### Exercise 11.6 · an adapter that is the base · difficulty 1 · 4 minutes
 # `weights` are an adapter's inputs by name. Give an adapter with which the graph answers as the base alone.
@@ -473,7 +475,8 @@ check("zero_adapter", zero_adapter)
 # reload:
 
 # %%
-from labkit import data, export, olive, runs
+from labkit import data, olive, runs
+from labkit.export.adopt import adopt
 from labkit.scratch import onnx_inputs
 
 desk = olive.Desk(runs("lab11"))
@@ -481,7 +484,7 @@ classifier = olive.read_adapter(desk.path("multi/adapter_weights.onnx_adapter"))
 converted = olive.read_adapter(desk.path("converted/summary.onnx_adapter"))
 olive.write_adapter({onnx_inputs.input_name(n): v for n, v in converted.items()}, desk.folder / "summary.onnx_adapter")
 olive.write_adapter(onnx_inputs.zeros(classifier), desk.folder / "zero.onnx_adapter")
-model = export.adopt(desk.path("multi"), desk.path("base"), desk.folder / "served", {
+model = adopt(desk.path("multi"), desk.path("base"), desk.folder / "served", {
     "tone": desk.path("multi/adapter_weights.onnx_adapter"), "summary": desk.path("summary.onnx_adapter"),
     "base": desk.path("zero.onnx_adapter")})
 ticket = data.ticket_task("tone").test[0]
@@ -505,13 +508,16 @@ for name, folder in (("tone", "masked"), ("summary", "summary"), ("base", None))
     wanted = evaluation.generate(torch_model, tokenizer, held["prompt"], max_new_tokens=24)
     said = model.generate(list(held["prompt"]), 24, adapter=name)
     rows.append({"adapter": name, "tickets": len(held), "same text as PyTorch": sum(map(str.__eq__, wanted, said))})
+none = model.generate(list(held["prompt"]), 24)  # no adapter at all
+rows.append({"adapter": "(none)", "tickets": len(held), "same text as PyTorch": sum(map(str.__eq__, wanted, none))})
 table(*rows)
 
 # %% [markdown]
-# And this is what travels: the base once, and a file for every task.
+# And this is what travels: the graph with the base in it, once, and a file for every task.
 
 # %%
-table(*model.info().rows, caption="served/")
+files = sorted(model.folder.rglob("*"), key=lambda file: -file.stat().st_size)
+table(*({"file": file.name, "bytes": file.stat().st_size} for file in files[:5] if file.is_file()))
 
 # %% [markdown]
 # ## What older tutorials say
@@ -611,13 +617,14 @@ measured.beside("11_olive")
 # and what does not is dropped. Take shorter pieces, or a workflow that goes line by line.
 # </details>
 #
-# <details><summary>2. You mend a label in `tone.jsonl` and run the same workflow again. It takes no time. Why?</summary>
+# <details><summary>2. You mend a label in `tone.jsonl` and run the workflow again. It takes no time. Why?</summary>
 # Olive looks in `.olive-cache` whether it has run this pass with these settings on this model. The data file's name is
 # among the settings, its content is not. Clear the cache (labkit does, before each command).
 # </details>
 #
-# <details><summary>3. A model from `generate-adapter` fails at once without an adapter. What do you ship as the base?</summary>
-# An adapter of zeros. The graph adds x A B beside every matrix; with A and B zero nothing is added.
+# <details><summary>3. Why does one graph take adapters of rank 8 and of rank 16?</summary>
+# The rank is an axis of the inputs that is left open, since x A is followed by B at once. At int4 it is not: the
+# adapter's weights are packed too, and a packed matrix has a fixed size.
 # </details>
 #
 # **Next:** lab 12 trains on several processes and machines. How far you are:

@@ -64,6 +64,8 @@ def text_template(answer):
     for field in ("phrase", "tone"):
         if "{" + field + "}" not in answer:
             raise Wrong(f"there is no {{{field}}} in it: a row's columns are phrase and tone, in braces.")
+    if answer.index("{tone}") < answer.index("{phrase}"):
+        raise Wrong("the tone stands before the phrase. A model that writes from left to right learns to answer last.")
     rows = (("The rope broke on its first day.", "anger"), ("Where do I find the sizes?\n\nMia", "neutral"))
     for phrase, tone in rows:
         try:
@@ -75,19 +77,19 @@ def text_template(answer):
         want = encode_prompt(tokenizer, asked) + encode_completion(tokenizer, tone)
         if tokenizer(got, add_special_tokens=False)["input_ids"] == want:
             continue
-        raise Wrong(_how_texts_differ(got, render(tokenizer, asked), tone, phrase))
+        raise Wrong(_how_texts_differ(got, render(tokenizer, asked), tone))
 
 
-def _how_texts_differ(got: str, prompt: str, tone: str, phrase: str) -> str:
+def _how_texts_differ(got: str, prompt: str, tone: str) -> str:
     right = f"{prompt}{tone}<|im_end|>"
     if "\\n" in got:
         return "it has a backslash and an n where a line break should be: no r in front of the quotes."
-    if got.index(tone) < got.index(phrase):
-        return "the tone stands before the phrase. A model that writes from left to right learns to answer last."
     if got == right.removesuffix("<|im_end|>"):
         return "all but the end: without <|im_end|> behind the answer the model never learns to stop."
     if got.rstrip() == right and got != right:
         return "right, and then something more behind <|im_end|>: what follows the end of turn counts in the loss too."
+    if "###" in got:
+        return "### and the like are another model's format: this one is served <|im_start|>user and its kin."
     if "<|im_start|>" not in got:
         return "the turns are missing: when it serves, the model sees <|im_start|>user and <|im_start|>assistant."
     if "assistant" not in got:
@@ -221,8 +223,8 @@ def finetune_command(answer):
         "adapter?",
         "First capture-onnx-graph with -m, -a, --use_model_builder and --use_ort_genai, in fp32; then generate-adapter "
         "with -m on what that wrote.",
-        '["capture-onnx-graph -m base -a tone/adapter --use_model_builder --use_ort_genai --precision fp32 -o captured",'
-        ' "generate-adapter -m captured -o multi"]',
+        '["capture-onnx-graph -m base -a tone/adapter --use_model_builder --use_ort_genai --precision fp32 '
+        '-o captured", "generate-adapter -m captured -o multi"]',
     ),
     after="One command became two: the first makes a graph with the adapter in it, the second takes it out.",
     limit=LIMIT,
@@ -335,12 +337,12 @@ def _weights(seed: int = 11):
     minutes=10,
     hints=(
         "Three changes: the names, the shapes, and the scale. In the graph x stands on the left, x @ A @ B.",
-        "base_model.model. goes from the front, self_attn becomes attn, every matrix is transposed, and every lora_B "
-        "is multiplied by alpha / r.",
-        "{n.removeprefix('base_model.model.').replace('self_attn', 'attn'): v.T * (alpha / r if 'lora_B' in n else 1)\n"
-        " for n, v in weights.items()}",
+        "base_model.model. goes from the front, self_attn becomes attn, .weight becomes .MatMul.weight, every matrix "
+        "is transposed, and every lora_B is multiplied by alpha / r.",
+        "{n.removeprefix('base_model.model.').replace('self_attn', 'attn').replace('.weight', '.MatMul.weight'):\n"
+        " v.T * (alpha / r if 'lora_B' in n else 1) for n, v in weights.items()}",
     ),
-    after="convert-adapters does all of this but for the name.",
+    after="convert-adapters does all of this but for the names.",
 )
 def adapter_inputs(answer):
     import numpy as np
@@ -358,10 +360,12 @@ def adapter_inputs(answer):
             continue
         near = next(iter(got))
         if any("base_model" in n for n in got):
-            raise Wrong(f"the graph's names begin with model.layers, and yours with {near[:20]}: take base_model.model. "
-                        "off.")
+            raise Wrong(f"the graph's names begin with model.layers, and yours with {near[:20]}: base_model.model. "
+                        "goes off.")
         if any("self_attn" in n for n in got):
             raise Wrong("the builder writes attn where peft writes self_attn; genai refuses a name that it has not.")
+        if near.endswith((".lora_A.weight", ".lora_B.weight")):
+            raise Wrong(f"names in the graph end with .MatMul.weight, after the node, and yours is {near}.")
         raise Wrong(f"there is no {name}, and there is {near}.")
     for name, want in right.items():
         value = np.asarray(got[name])
@@ -397,17 +401,19 @@ def zero_adapter(answer):
     weights = {name: value.T for name, value in _weights().items()}
     got = call(answer, weights)
     expect_type(got, dict)
-    if missing := sorted(set(weights) - set(got)):
-        raise Wrong(f"{missing[0]} is missing: genai refuses an adapter that leaves an input without a value.")
+    if not got:
+        raise Wrong("your dict is empty, and every input of the graph wants a value.")
     if more := sorted(set(got) - set(weights)):
         raise Wrong(f"{more[0]} was no input of the graph.")
+    if missing := sorted(set(weights) - set(got)):
+        raise Wrong(f"{missing[0]} is missing: genai refuses an adapter that leaves an input without a value.")
     for name, value in got.items():
         value = np.asarray(value)
         if value.shape != weights[name].shape:
             raise Wrong(f"{name} is {value.shape}, and the adapter's is {weights[name].shape}.")
         if value.dtype != weights[name].dtype:
             raise Wrong(f"{name} is {value.dtype}, and the graph takes {weights[name].dtype}: keep the dtype.")
-    changed = [a for a in got if a.endswith("lora_A.weight")
+    changed = [a for a in got if "lora_A" in a
                and np.abs(np.asarray(got[a]) @ np.asarray(got[a.replace("lora_A", "lora_B")])).max() > 0]
     if changed:
-        raise Wrong(f"{changed[0].removesuffix('.lora_A.weight')} still changes what goes through it: A B is not zero.")
+        raise Wrong(f"{changed[0].split('.lora_A')[0]} still changes what goes through it: A B is not zero.")

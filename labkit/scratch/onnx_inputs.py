@@ -35,7 +35,7 @@ def to_inputs(weights: Mapping[str, np.ndarray], r: int, alpha: float) -> dict[s
         r, alpha: of the adapter.
 
     Returns:
-        A (d_in, r) and B (r, d_out), such as model.layers.0.attn.q_proj.lora_A.weight.
+        A (d_in, r) and B (r, d_out), such as model.layers.0.attn.q_proj.lora_A.MatMul.weight.
     """
     return {input_name(name.removeprefix("base_model.model.")): value.T * (alpha / r if "lora_B" in name else 1)
             for name, value in weights.items()}
@@ -45,9 +45,9 @@ def input_name(name: str) -> str:
     """The name that the model builder's graph has for a weight which convert-adapters names as peft does.
 
     >>> input_name("model.layers.0.self_attn.q_proj.lora_A.weight")
-    'model.layers.0.attn.q_proj.lora_A.weight'
+    'model.layers.0.attn.q_proj.lora_A.MatMul.weight'
     """
-    return name.replace(".self_attn.", ".attn.")
+    return name.replace(".self_attn.", ".attn.").removesuffix(".weight") + ".MatMul.weight"
 
 
 def zeros(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -30,9 +30,10 @@ def joined(rows, joiner):
     return [token for row in rows for token in [*row, *joiner]]
 
 
-def inputs(weights, r, alpha, prefix="base_model.model.", attention="attn", turn=True, scale=None, on="lora_B"):
+def inputs(weights, r, alpha, prefix="base_model.model.", attention="attn", turn=True, scale=None, on="lora_B",
+           end=".MatMul.weight"):
     scale = alpha / r if scale is None else scale
-    return {name.removeprefix(prefix).replace("self_attn", attention):
+    return {name.removeprefix(prefix).replace("self_attn", attention).replace(".weight", end):
             (value.T if turn else value) * (scale if on in name else 1) for name, value in weights.items()}
 
 
@@ -116,6 +117,7 @@ WRONG = {
     "adapter_inputs": [
         lambda w, r, alpha: inputs(w, r, alpha, prefix=""),
         lambda w, r, alpha: inputs(w, r, alpha, attention="self_attn"),
+        lambda w, r, alpha: inputs(w, r, alpha, end=".weight"),
         lambda w, r, alpha: inputs(w, r, alpha, turn=False),
         lambda w, r, alpha: inputs(w, r, alpha, scale=1),
         lambda w, r, alpha: inputs(w, r, alpha, scale=alpha),
@@ -125,7 +127,7 @@ WRONG = {
         lambda w, r, alpha: dict(list(inputs(w, r, alpha).items())[:2]),
         lambda w, r, alpha: w,
         lambda w, r, alpha: None,
-    ][:8] + [lambda w, r, alpha: None],
+    ],
     "zero_adapter": [
         lambda w: {},
         lambda w: dict(w),
