@@ -100,7 +100,8 @@ def score(model):
     return evaluation.accuracy(task.test["label"], said, families)
 
 
-found = {"base": score(models.load()[0]), "olive finetune": score(adapters.load(models.load()[0], desk.path("tone")))}
+tuned = adapters.load(models.load()[0], desk.path("tone/adapter"))
+found = {"base": score(models.load()[0]), "olive finetune": score(tuned)}
 table(*({"": name, "accuracy": str(accuracy)} for name, accuracy in found.items()), caption="tickets never seen")
 
 # %% [markdown]
@@ -204,8 +205,9 @@ from labkit.tables import table
 task, tokenizer = data.ticket_task("tone"), models.tokenizer()
 families, prompts = evaluation.groups_of(task.test), task.test["prompt"]
 run = finetune(task.train, rank=8, steps=STEPS, bf16=False, out=runs("lab11-labkit"))
-tuned = {"labkit": run.model, "olive run, same rows and mask": adapters.load(models.load()[0], desk.path("masked")),
-         "olive finetune, joined and chopped": adapters.load(models.load()[0], desk.path("tone"))}
+tuned = {"labkit": run.model}
+for name, folder in (("olive run, same rows and mask", "masked"), ("olive finetune, joined and chopped", "tone")):
+    tuned[name] = adapters.load(models.load()[0], desk.path(f"{folder}/adapter"))
 said = {name: evaluation.classify(model, tokenizer, prompts, task.labels) for name, model in tuned.items()}
 scores = {name: evaluation.accuracy(task.test["label"], labels, families) for name, labels in said.items()}
 table(*({"": name, "accuracy": str(score)} for name, score in scores.items()))
@@ -504,7 +506,7 @@ base, tokenizer = models.load()
 rows = []
 for name, folder in (("tone", "masked"), ("summary", "summary"), ("base", None)):
     held = data.ticket_task("tone" if name == "base" else name).test.select(range(0, 120, 10))
-    torch_model = adapters.load(models.load()[0], desk.path(folder)) if folder else base
+    torch_model = adapters.load(models.load()[0], desk.path(f"{folder}/adapter")) if folder else base
     wanted = evaluation.generate(torch_model, tokenizer, held["prompt"], max_new_tokens=24)
     said = model.generate(list(held["prompt"]), 24, adapter=name)
     rows.append({"adapter": name, "tickets": len(held), "same text as PyTorch": sum(map(str.__eq__, wanted, said))})

@@ -48,7 +48,8 @@ def test_the_search_tried_two_rates_and_two_ranks(outputs):
 
 
 def test_two_adapters_and_the_base_answer_from_one_model_as_pytorch_does(outputs):
-    rows = re.findall(r"^(tone|summary|base|\(none\)) +(\d+) +(\d+)$", the_output_of(outputs, "wanted = evaluation"), re.M)
+    text = the_output_of(outputs, "wanted = evaluation")
+    rows = re.findall(r"^(tone|summary|base|\(none\)) +(\d+) +(\d+)$", text, re.M)
     assert [name for name, _, _ in rows] == ["tone", "summary", "base", "(none)"]
     assert all(asked == same for _, asked, same in rows), rows
 

@@ -35,8 +35,8 @@ SHOWN = 6  # files that a report names
 LONGEST_LOG = 60_000  # characters of a log that a notebook shows; the file has all
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*|.*\berror: .*)$")
 NOTHING = ("No output model produced", "Failed to run Olive")  # Olive says so and ends with code 0
-TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Replacing|Required packages"
-                     r"|\{'(?:loss|train_runtime)')")
+TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Replacing|Required packages)")
+LOSS = re.compile(r"^\{'loss': '?([\d.]+)", re.M)
 
 
 def installed() -> dict[str, str]:
@@ -151,8 +151,10 @@ class Desk:
             raise LabError(reason(text), where=f"olive {words[0]}",
                            todo=f"The whole log is in {LOGS}/{log.name}, in the folder of this lab's runs")
         files = {name: size for name, (size, when) in _files(out).items() if before.get(name) != (size, when)}
-        said = [line for line in text.splitlines() if TELLING.match(line)]
-        return Done(shlex.join(words), seconds, tuple(said[-3:]), files, out, log)
+        said = [line for line in text.splitlines() if TELLING.match(line)][-3:]
+        if losses := LOSS.findall(text):
+            said.insert(0, f"training loss {losses[0]} at the first look, {losses[-1]} at the last")
+        return Done(shlex.join(words), seconds, tuple(said), files, out, log)
 
     def _call(self, words: list[str], log: Path, timeout: float) -> tuple[int, str]:
         path = os.pathsep.join(filter(None, [str(profiles.COURSE), os.environ.get("PYTHONPATH")]))
