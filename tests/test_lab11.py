@@ -39,7 +39,7 @@ def test_a_dry_run_shows_the_file_behind_the_command(outputs):
 
 
 def test_labkit_and_olive_end_within_three_points_on_the_same_data_and_settings(outputs):
-    assert "within 3 points: True" in the_output_of(outputs, "apart, rest =")
+    assert "within 3 points: True" in the_output_of(outputs, "within 3 points:")
 
 
 def test_the_search_tried_two_rates_and_two_ranks(outputs):

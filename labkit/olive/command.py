@@ -139,7 +139,7 @@ class Desk:
         if not words:
             raise LabError("no command", where="command", expected="such as finetune or run")
         words = _capped(words)
-        out = self.folder / _value(words, ("-o", "--output_path"), ".")
+        out = self._emptied(words)
         before = _files(out)
         shutil.rmtree(self.folder / CACHE, ignore_errors=True)
         log = self.folder / LOGS / f"{len(list((self.folder / LOGS).glob('*.txt'))) + 1:02d}_{words[0]}.txt"
@@ -155,6 +155,19 @@ class Desk:
         if losses := LOSS.findall(text):
             said.insert(0, f"training loss {losses[0]} at the first look, {losses[-1]} at the last")
         return Done(shlex.join(words), seconds, tuple(said), files, out, log)
+
+    def _emptied(self, words: list[str]) -> Path:
+        """Where a command will write, without what an earlier one left there; this folder where it does not say."""
+        name = _value(words, ("-o", "--output_path"), "")
+        config = _value(words, ("--config", "--run-config"), "")
+        if not name and config and (self.folder / config).is_file():
+            name = self.read(config).get("output_dir", "")
+        out = self.folder / name
+        if name and out.resolve().is_relative_to(self.folder.resolve()) and out.resolve() != self.folder.resolve():
+            if out.is_dir():
+                shutil.rmtree(out)
+            out.unlink(missing_ok=True)
+        return out
 
     def _call(self, words: list[str], log: Path, timeout: float) -> tuple[int, str]:
         path = os.pathsep.join(filter(None, [str(profiles.COURSE), os.environ.get("PYTHONPATH")]))
@@ -279,8 +292,10 @@ def _value(words: list[str], names: tuple[str, ...], otherwise: str) -> str:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Bytes and time of every file below a folder (or of the file itself), by name."""
-    if folder.is_file():
-        return {folder.name: (folder.stat().st_size, folder.stat().st_mtime_ns)}
-    return {file.relative_to(folder).as_posix(): (file.stat().st_size, file.stat().st_mtime_ns)
-            for file in sorted(folder.rglob("*")) if file.is_file()}
+    """Bytes and time of each file below a folder, or of the file of that name, without cache and logs."""
+    below = folder.is_dir()
+    found = folder.rglob("*") if below else [folder] if folder.is_file() else folder.parent.glob(folder.name + ".*")
+    return {file.relative_to(folder).as_posix() if below else file.name:
+            (file.stat().st_size, file.stat().st_mtime_ns)
+            for file in sorted(found)
+            if file.is_file() and not {CACHE, LOGS} & set(file.relative_to(folder.parent).parts)}
