@@ -32,6 +32,7 @@ CACHE = ".olive-cache"  # where Olive looks whether it did the same before; it k
 LOGS = "logs"
 BASE = "base"
 SHOWN = 6  # files that a report names
+LONGEST_REASON = 240  # characters of a sentence
 LONGEST_LOG = 60_000  # characters of a log that a notebook shows; the file has all
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*|.*\berror: .*)$")
 NOTHING = ("No output model produced", "Failed to run Olive")  # Olive says so and ends with code 0
@@ -238,7 +239,8 @@ def reason(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
     found = (errors or lines or ["it failed without a word"])[-1]
-    return re.sub(r"^.*?\berror: ", "", found).rstrip(".")
+    found = re.sub(r"argument \{[^}]*\}: ", "", re.sub(r"^.*?\berror: ", "", found)).rstrip(".")
+    return found if len(found) <= LONGEST_REASON else found[: LONGEST_REASON - 3].rstrip(", ") + "..."
 
 
 def tidy(text: str, folder: Path) -> str:

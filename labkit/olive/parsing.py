@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import io
+import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import lru_cache
 
 from labkit.errors import LabError
@@ -42,7 +43,8 @@ def parse(words: Sequence[str]) -> dict:
     name = words[0] if words else ""
     said = io.StringIO()
     try:
-        with redirect_stderr(said), redirect_stdout(said):
+        # Olive makes the output folder while it parses, so this is done where a folder may be made.
+        with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stderr(said), redirect_stdout(said):
             found, unknown = _parser().parse_known_args(words)
             if not hasattr(found, "func"):
                 raise LabError("no command is named", where="olive", expected="such as finetune or capture-onnx-graph")

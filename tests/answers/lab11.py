@@ -125,7 +125,6 @@ WRONG = {
         lambda w, r, alpha: {n: v.reshape(v.shape[::-1]) * (alpha / r if "lora_B" in n else 1)
                              for n, v in inputs(w, r, alpha, turn=False, scale=1).items()},
         lambda w, r, alpha: dict(list(inputs(w, r, alpha).items())[:2]),
-        lambda w, r, alpha: w,
         lambda w, r, alpha: None,
     ],
     "zero_adapter": [
