@@ -70,7 +70,7 @@ def masked_workflow(rows: str, out: str, steps: int, rank: int = 8) -> dict:
     }
 
 
-def trials(footprint: str | Path, metric: str = "tone-accuracy") -> Table:
+def trials(footprint: str | Path, metric: str = "tone-accuracy_score") -> Table:
     """What a search tried, best first, from the footprint.json that Olive writes.
 
     Raises:
