@@ -27,7 +27,8 @@ def read_adapter(file: str | Path) -> dict[str, np.ndarray]:
         raise LabError("no adapter file", where=str(file), expected="what generate-adapter or convert-adapters wrote")
     try:
         opened = onnxruntime.AdapterFormat.read_adapter(str(file))
-        return {name: value.numpy() for name, value in opened.get_parameters().items()}
+        # Copies: what numpy() gives is memory of the opened file, which goes with it.
+        return {name: value.numpy().copy() for name, value in opened.get_parameters().items()}
     except Exception as error:  # onnxruntime's own classes, by version
         raise LabError("the adapter file is damaged", where=str(file), todo="Make it again") from error
 
