@@ -101,6 +101,17 @@ def load(
         return _load_model(folder, quantize, dtype_name), load_tokenizer(folder)
 
 
+def tokenizer(profile_or_id: str | Path | Profile | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that `load` gives with a model, without the model.
+
+    Raises:
+        LabError: as `load`.
+    """
+    folder = find(profile_or_id)
+    with quiet():
+        return load_tokenizer(folder)
+
+
 def find(profile_or_id: str | Path | Profile | None = None) -> Path:
     """The folder that holds a model's files; a hub model is downloaded first, if it isn't there yet.
 
