@@ -48,6 +48,7 @@ def test_a_healthy_run_trips_nothing_and_tells_what_it_saw(examples, tmp_path):
         "no_leak",
         "frozen_stayed",
         "adapter_moved",
+        "step_size",
         "reload_agrees",
         "batch_parity",
     ]

@@ -13,7 +13,7 @@ from statistics import median, stdev
 def log_uniform(u: float, low: float, high: float) -> float:
     """A number from `low` to `high` such that each factor is as likely as any other; `u` is even from 0 to 1.
 
-    >>> log_uniform(0.5, 1e-6, 1e-2)
+    >>> round(log_uniform(0.5, 1e-6, 1e-2), 8)
     0.0001
     """
     return math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
