@@ -164,9 +164,9 @@ class Study:
                 self.optuna.sampler = self._sampler(waiting[0] if waiting else len(every))
                 with hushed():
                     trial = self.optuna.ask()
-                    self.store.claim(trial)
                     for name, dimension in self.space.items():
                         dimension.suggest(trial, name)
+                    self.store.claim(trial)  # whoever sees a worker sees its settings, too
                 return trial
         return "wait" if any(t.state == "running" for t in every) else None
 
