@@ -401,7 +401,7 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
-figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch", "", "decode (tokens/s)")
+figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch", "model", "decode (tokens/s)")
 axes.bar([row[""] for row in rows], [row["decode, tokens/s"] for row in rows], color=plots.COLOURS["blue"], width=0.6)
 axes.tick_params(axis="x", labelsize=8)
 measured.note("10_onnx_export", int4_decode_over_PyTorch_fp32=gain, **{
@@ -414,12 +414,13 @@ plots.show(figure, alt="; ".join(f"{row['']}: {row['decode, tokens/s']} tokens/s
 
 # %%
 int4 = OnnxModel(folders[1])
-figure, axes = plots.new("Reading takes time in proportion to what is read", "tokens of the prompt",
+seen = {batch: [(n, 1000 * speed(int4, n, 2, batch, repeats=2).first) for n in (16, 64, 128, 256)]
+        for batch in (1, 2, 4)}
+times = seen[1][-1][1] / seen[1][0][1]
+figure, axes = plots.new(f"16 times the prompt: {times:.0f} times the wait", "tokens of the prompt",
                          "time to the first token (ms)")
-seen = {}
-for batch, colour, mark in ((1, "blue", "o"), (2, "green", "s"), (4, "orange", "^")):
-    seen[batch] = [(n, 1000 * speed(int4, n, 2, batch, repeats=2).first) for n in (16, 64, 128, 256)]
-    axes.plot(*zip(*seen[batch]), marker=mark, color=plots.COLOURS[colour], label=f"batch {batch}")
+for (batch, line), colour, mark in zip(seen.items(), ("blue", "green", "orange"), "os^"):
+    axes.plot(*zip(*line), marker=mark, color=plots.COLOURS[colour], label=f"batch {batch}")
 axes.legend(frameon=False)
 axes.set_ylim(bottom=0)
 plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f} ms" for n, ms in c)
