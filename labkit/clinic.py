@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SICK = {
-    "overfitting": {"rows": 24, "steps": 30, "batch_size": 8, "rank": 32, "alpha": 128, "dropout": 0.0,
+    "overfitting": {"rows": 16, "steps": 30, "batch_size": 4, "rank": 32, "alpha": 128, "dropout": 0.0,
                     "weight_decay": 0.0, "learning_rate": 4e-3, "patience": None},
-    "rate": {"rows": 400, "steps": 30, "batch_size": 8, "rank": 8, "learning_rate": 0.3},
+    "rate": {"rows": 400, "steps": 24, "batch_size": 8, "rank": 8, "learning_rate": 0.3},
     "memory": {"method": "full", "batch_size": 16, "accumulation": 1, "checkpointing": False},
 }
 MENDED = {  # one mend of each, put over the settings above
-    "overfitting": {"rows": 400, "rank": 8, "alpha": 16, "learning_rate": 2e-3},
+    "overfitting": {"rows": 400, "batch_size": 8, "rank": 8, "alpha": 16, "learning_rate": 2e-3},
     "rate": {"learning_rate": 3e-3},
     "memory": {"batch_size": 4, "accumulation": 4, "checkpointing": True},
 }
-EVERY = 5  # steps between two looks at validation
+EVERY = 6  # steps between two looks at validation
 CRAMPED = 0.25  # of the bytes that the sick run of "memory" wants
 WIDTH = 192  # tokens that every batch of the slow run is wide
 ROWS, ASKED, LENGTH = 16, 3, 128  # of "memory": rows a step that shall count, steps, tokens of each row

@@ -36,7 +36,7 @@ plots.show(plots.curve(first, f"It ends at {first[-1]['loss']:.2f} nats: a good 
 from labkit import clinic, finetune, monitoring, runs
 
 rows, watched = clinic.rows_of(400), clinic.watched()
-run = finetune(rows, watched, steps=40, batch_size=8, evaluate_every=10, callbacks=[monitoring.live()],
+run = finetune(rows, watched, steps=30, batch_size=8, evaluate_every=10, callbacks=[monitoring.live()],
                out=runs("lab08-live"))
 
 # %% [markdown]
@@ -83,7 +83,7 @@ from labkit.monitoring import Meter
 
 
 def seconds(callbacks):
-    return finetune(rows, steps=12, batch_size=8, guard=False, callbacks=callbacks,
+    return finetune(rows, steps=8, batch_size=8, guard=False, callbacks=callbacks,
                     out=runs("lab08-cost")).meter
 
 
@@ -140,7 +140,7 @@ print(line.getvalue().split("\r")[-1])
 
 # %% [markdown]
 # ## Patient 1: it learns by heart
-# Two dozen letters, a large adapter, a high rate. You saw its training curve on top of the lab. These are its settings;
+# Sixteen letters, a large adapter, a high rate. You saw its training curve on top of the lab. These are its settings;
 # **predict** at which step validation is best.
 
 # %%
@@ -186,7 +186,7 @@ table(*seen, caption="validation loss, nats; a blind guess among six labels cost
 
 # %%
 ### BEGIN SOLUTION
-mend = {"rows": 400, "rank": 8, "alpha": 16, "learning_rate": 2e-3}
+mend = {"rows": 400, "batch_size": 8, "rank": 8, "alpha": 16, "learning_rate": 2e-3}
 ### END SOLUTION
 
 mended = clinic.treat("overfitting", mend, out=runs("lab08-mended"))
@@ -360,7 +360,7 @@ print(inspect.getsource(clinic.alpaca_row))
 # %%
 examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 9))
 rows = clinic.rows_by(clinic.alpaca_row, examples)
-sick = finetune(rows, steps=40, batch_size=8, guard=False, out=runs("lab08-form"))
+sick = finetune(rows, steps=36, batch_size=8, guard=False, out=runs("lab08-form"))
 said = {"sick": evaluation.generate(*sick.loaded, held["prompt"], max_new_tokens=12)}
 print(f"the loss goes from {sick.curve[0]['loss']:.2f} to {sick.curve[-1]['loss']:.2f}")
 for asked, answer in list(zip(held["label"], said["sick"], strict=True))[:3]:
@@ -398,7 +398,7 @@ check("mend_format", mend_format)
 from labkit import measured
 from labkit.scratch import watching
 
-mended = finetune(clinic.rows_by(watching.to_row, examples), steps=40, batch_size=8, out=runs("lab08-formed"))
+mended = finetune(clinic.rows_by(watching.to_row, examples), steps=36, batch_size=8, out=runs("lab08-formed"))
 said["mended"] = evaluation.generate(*mended.loaded, held["prompt"], max_new_tokens=12)
 families = evaluation.groups_of(held)
 exact = {name: evaluation.accuracy(held["label"], answers, families) for name, answers in said.items()}
@@ -483,7 +483,7 @@ table(*seen, caption="a blind guess among six labels costs 0.90 nats")
 
 # %%
 blank = clinic.blank_base(runs("lab08-blank"))
-sick = finetune(clinic.rows_of(400), model=blank, steps=30, batch_size=8, rank=8, learning_rate=3e-3,
+sick = finetune(clinic.rows_of(400), model=blank, steps=24, batch_size=8, rank=8, learning_rate=3e-3,
                 out=runs("lab08-base"))
 monitoring.diagnose(sick)
 
@@ -494,7 +494,7 @@ monitoring.diagnose(sick)
 # *Proof:* the same settings over the right base. Look at both ends of the two curves:
 
 # %%
-well = finetune(clinic.rows_of(400), steps=30, batch_size=8, rank=8, learning_rate=3e-3, out=runs("lab08-based"))
+well = finetune(clinic.rows_of(400), steps=24, batch_size=8, rank=8, learning_rate=3e-3, out=runs("lab08-based"))
 table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p["loss"] for p in run.curve[-8:]) / 8,
          "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("tiny-base", well))))
 
