@@ -19,7 +19,9 @@ from labkit import profiles
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
+    import torch
     from torch.utils.data import DataLoader
+    from transformers import TrainingArguments
 
 PATIENCE = 600  # seconds that one process waits for the others; LABKIT_PEER_TIMEOUT sets it from outside
 LOST = ("closed by peer", "Connection reset", "Timed out", "timed out", "Broken pipe", "Connection refused", "gloo",
@@ -148,6 +150,25 @@ def shared(loader: DataLoader) -> DataLoader:
         sharder.num_processes, sharder.process_index = 1, 0
         sharder.split_batches, sharder.even_batches, sharder.batch_size = False, False, None
     return loader
+
+
+def asked_to_split() -> bool:
+    """Whether `accelerate launch` was told to split the weights over the processes (FSDP)."""
+    return count() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def let_split(arguments: TrainingArguments) -> None:
+    """Have the weights split on CPUs too: there, accelerate keeps them whole and does not say so."""
+    if asked_to_split() and profiles.device() == "cpu":
+        from accelerate.utils import DistributedType
+
+        arguments.distributed_state.distributed_type = DistributedType.MULTI_GPU
+
+
+def held_share(model: torch.nn.Module) -> float:
+    """The share of a model's weights that this process holds, 0 to 1: 1 / p where FSDP has split them over p."""
+    sizes = [(getattr(p, "to_local", lambda p=p: p)().numel(), p.numel()) for p in model.parameters()]
+    return sum(mine for mine, _ in sizes) / sum(every for _, every in sizes)
 
 
 def refuse_small(batch_size: int, rows: int) -> None:

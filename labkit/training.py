@@ -179,6 +179,9 @@ def finetune(
     profile = models.suiting(model)
     name = str(model) if model else profile.name
     full = method == "full"
+    if quantize and processes.asked_to_split():
+        raise LabError("quantised weights are not split over processes here", where="quantize",
+                       todo="Launch it without FSDP, or leave quantize out")
     if not full and method not in adapters.VARIANTS:
         raise LabError(
             f"there is no method {method!r}", expected=f"full, {', '.join(adapters.VARIANTS)}", where="method"
@@ -273,6 +276,7 @@ def finetune(
     if patience:
         findings.append(best_of(trainer.state))
     if trainer.is_fsdp_enabled:  # each process has a part of every weight: process 0 puts them together
+        findings.append(Finding("weights_split", f"a process held {processes.held_share(trainer.model):.1%} of them"))
         parts = trainer.accelerator.get_state_dict(trainer.model)
         tuned = fit(models.load(name)[0]) if processes.first() else tuned
         if processes.first():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,9 +107,11 @@ def test_only_one_process_writes_and_talks(two, alone):
     assert two[0].stdout.count("Talk to it: labkit chat") == 1
 
 
-def test_the_result_of_two_processes_answers_as_that_of_one(two, alone):
-    reports = [json.loads((folder / "run.json").read_text())["findings"] for folder in (two[1], alone)]
-    assert [f["guard"] for f in reports[0]] == [f["guard"] for f in reports[1]]
+def test_each_of_two_processes_held_half_of_the_weights_and_the_tripwires_saw_the_whole(two, alone):
+    split, whole = ({f["guard"]: f["saw"] for f in json.loads((folder / "run.json").read_text())["findings"]}
+                    for folder in (two[1], alone))
+    assert split.keys() - whole.keys() == {"weights_split"} and whole.keys() <= split.keys()
+    assert float(re.search(r"[\d.]+", split["weights_split"]).group()) == pytest.approx(50, abs=1)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
