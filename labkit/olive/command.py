@@ -36,7 +36,7 @@ LONGEST_REASON = 240  # characters of a sentence
 LONGEST_LOG = 60_000  # characters of a log that a notebook shows; the file has all
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*|.*\berror: .*)$")
 NOTHING = ("No output model produced", "Failed to run Olive")  # Olive says so and ends with code 0
-TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Replacing|Required packages)")
+TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Required packages)")
 PYDANTIC = re.compile(r"validation errors? for \w+\n(\S.*)\n +(.*?)(?: \[type=.*)?$", re.M)  # settings that are refused
 LOSS = re.compile(r"^\{'loss': '?([\d.]+)", re.M)
 
