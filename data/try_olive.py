@@ -55,7 +55,7 @@ ROWS = [
     ("memory of finetune", f"finetune -m base {LORA} --memory 8000 -o out",
      f"finetune -m base {LORA} --per_device_train_batch_size 1 --gradient_accumulation_steps 16 -o out",
      "no option limits memory; smaller batches with accumulation and checkpointing (on by default) save it"),
-    ("fp16 training", f"finetune -m base {LORA} --evaluation_strategy no -o out",
+    ("evaluation of finetune", f"finetune -m base {LORA} --evaluation_strategy no -o out",
      f"finetune -m base {LORA} --eval_strategy no -o out", "renamed in transformers; Olive hands it on"),
     ("Azure ML as a system", {"input_model": BASE_MODEL, "systems": {"cloud": {"type": "AzureML"}}, "passes": BUILDER},
      {"input_model": BASE_MODEL, "systems": {"here": {"type": "LocalSystem"}}, "passes": BUILDER},

@@ -13,9 +13,9 @@
 #
 # *60 minutes. You need: labs 03 and 04, and to have met ONNX (lab 10). No GPU, no network, no account.*
 #
-# Labs 03, 04, 05 and 10 took some two hundred lines of Python. Here every step is a command, and two of them end in one
-# ONNX model that switches between a classifier and a writer while it runs. What do the commands take off your hands,
-# and what do they decide for you without a word?
+# Labs 03, 04, 05 and 10 were Python. Here every step is a command, and at the end one ONNX model switches between a
+# classifier and a writer while it runs. What do the commands take off your hands, and what do they decide for you
+# without a word?
 
 # %%
 from labkit import olive
@@ -143,7 +143,7 @@ pieces = onnx_inputs.join_and_chop(rows, tokenizer("\n\n", add_special_tokens=Fa
 print(tokenizer.decode(pieces[1]))
 
 # %% [markdown]
-# In the middle of a ticket. And every token counts in the loss: the question, the ticket, the tone. **Predict** which
+# In the middle of a row. And every token counts in the loss: the question, the ticket, the tone. **Predict** which
 # share of them belongs to a tone and its end of turn, the two tokens that labkit counts.
 
 # %%
@@ -237,8 +237,8 @@ measured.note("11_olive", steps=run.settings["steps"], labkit_seconds=run.second
 
 # %% [markdown]
 # ## Four bits by one word
-# With `--method qlora` the base is in NF4 while the adapter trains (lab 04). Two things are asked of you less: the
-# target modules are found, and the rank stays what you say. What lies in the folder afterwards?
+# With `--method qlora` the base is in NF4 while the adapter trains (lab 04), and Olive finds the target modules itself:
+# every matrix that it quantised. What lies in the folder afterwards?
 
 # %%
 from labkit import olive, runs
@@ -345,7 +345,7 @@ search["evaluators"] = {"tickets": {"type": "TicketEvaluator", "user_script": ol
     "name": "tone", "type": "accuracy",
     "sub_types": [{"name": "accuracy_score", "priority": 1, "higher_is_better": True}]}]}}
 search |= {"evaluator": "tickets", "evaluate_input_model": False, "no_artifacts": False,
-           "search_strategy": {"execution_order": "joint", "sampler": "tpe", "max_samples": 4, "seed": 0}}
+           "search_strategy": {"execution_order": "joint", "sampler": "random", "max_samples": 4, "seed": 0}}
 desk.write("search.json", search)
 desk.run("run --config search.json")
 
@@ -356,9 +356,10 @@ desk.run("run --config search.json")
 olive.trials(desk.path("searched/footprint.json"))
 
 # %% [markdown]
-# So few steps tell a rate that is too low from one that is not, and ranks hardly at all; lab 09 says how much of such a
-# difference is luck. Alpha is 16 in all of them, so a higher rank has a smaller scale here (lab 03). For anything
-# beyond a grid (a log scale, pruning, several workers) Optuna itself is the better tool, and Olive's `tpe` is Optuna's.
+# So short a trial can tell a rate that is far too low from a better one. Between ranks it decides nothing, and lab 09
+# says how much of any such difference is luck. Alpha is 16 in all of them, so a higher rank has a smaller scale (lab
+# 03). Olive also has `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when
+# we tried it (0.13), and never ended. Beyond a small grid, take Optuna itself (lab 09).
 #
 # ## To ONNX: the old command and the new
 # `auto-opt` is what older tutorials use, and it says at every start that `optimize` has taken its place. Both merge

@@ -36,7 +36,8 @@ LONGEST_REASON = 240  # characters of a sentence
 LONGEST_LOG = 60_000  # characters of a log that a notebook shows; the file has all
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*|.*\berror: .*)$")
 NOTHING = ("No output model produced", "Failed to run Olive")  # Olive says so and ends with code 0
-TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Replacing|Required packages)")
+TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Required packages)")
+PYDANTIC = re.compile(r"validation errors? for \w+\n(\S.*)\n +(.*?)(?: \[type=.*)?$", re.M)  # settings that are refused
 LOSS = re.compile(r"^\{'loss': '?([\d.]+)", re.M)
 
 
@@ -236,6 +237,9 @@ def one_line(text: str) -> str:
 
 def reason(log: str) -> str:
     """The last line of a log that says why a command failed, without what stands around it."""
+    if settings := PYDANTIC.findall(log):
+        place, what = settings[-1]
+        return f"{place}: {what.removeprefix('Value error, ')}".rstrip(".")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
     found = (errors or lines or ["it failed without a word"])[-1]
