@@ -501,8 +501,8 @@ for name in model.adapters:
     print(f"{name:8s}", *(repr(model.generate(prompt, 24, adapter=name)) for prompt in asked.values()), sep="\n   ")
 
 # %% [markdown]
-# Read it as a table of two columns: each adapter answers its own question, and the base neither. Do they answer as they
-# did in PyTorch? Token by token, on tickets that neither has seen:
+# Each adapter answers its own question, and leaves its mark on the other's; the base goes on as it always did. Do they
+# answer as they did in PyTorch? Letter by letter, on tickets that neither has seen:
 
 # %%
 from labkit import adapters, evaluation, models
