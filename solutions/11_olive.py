@@ -356,10 +356,11 @@ desk.run("run --config search.json")
 olive.trials(desk.path("searched/footprint.json"))
 
 # %% [markdown]
-# So short a trial can tell a rate that is far too low from a better one. Between ranks it decides nothing, and lab 09
-# says how much of any such difference is luck. Alpha is 16 in all of them, so a higher rank has a smaller scale (lab
-# 03). Olive also has `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when
-# we tried it (0.13), and never ended. Beyond a small grid, take Optuna itself (lab 09).
+# Which of the four adapters the search leaves in the folder it does not say: train the winner again. So short a trial
+# can tell a rate that is far too low from a better one. Between ranks it decides nothing, and lab 09 says how much of
+# any such difference is luck. Alpha is 16 in all of them, so a higher rank has a smaller scale (lab 03). Olive also has
+# `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when we tried it (0.13),
+# and never ended. Beyond a small grid, take Optuna itself (lab 09).
 #
 # ## To ONNX: the old command and the new
 # `auto-opt` is what older tutorials use, and it says at every start that `optimize` has taken its place. Both merge
@@ -501,8 +502,8 @@ for name in model.adapters:
     print(f"{name:8s}", *(repr(model.generate(prompt, 24, adapter=name)) for prompt in asked.values()), sep="\n   ")
 
 # %% [markdown]
-# Read it as a table of two columns: each adapter answers its own question, and the base neither. Do they answer as they
-# did in PyTorch? Token by token, on tickets that neither has seen:
+# Each adapter answers its own question, and leaves its mark on the other's; the base goes on as it always did. Do they
+# answer as they did in PyTorch? Letter by letter, on tickets that neither has seen:
 
 # %%
 from labkit import adapters, evaluation, models

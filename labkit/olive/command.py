@@ -92,10 +92,12 @@ class Done:
     def _repr_html_(self) -> str:
         rows = "".join(f'<tr><td style="text-align:left">{html.escape(name)}</td><td>{size:,}</td></tr>'
                        for name, size in self._largest().items())
+        log, warned = without_warnings(self.log.read_text(encoding="utf-8"))
+        title = f"the log, without {warned} warnings of libraries" if warned else "the whole log"
         more = "".join(f"<div>{html.escape(line.strip())}</div>" for line in [*self._more(), *self.said])
         return (f"<b>{html.escape(self.head)}</b><table><thead><tr><th style='text-align:left'>file</th><th>bytes</th>"
-                f"</tr></thead><tbody>{rows}</tbody></table>{more}<details><summary>the whole log</summary>"
-                f"<pre>{html.escape(cut(self.log.read_text(encoding='utf-8')))}</pre></details>")
+                f"</tr></thead><tbody>{rows}</tbody></table>{more}<details><summary>{title}</summary>"
+                f"<pre>{html.escape(cut(log))}</pre></details>")
 
     def _largest(self) -> dict[str, int]:
         return dict(sorted(self.files.items(), key=lambda item: -item[1])[:SHOWN])
@@ -255,6 +257,17 @@ def tidy(text: str, folder: Path) -> str:
                         (Path(sys.prefix), "python"), (Path.home(), "~")):
         text = text.replace(str(place), name)
     return re.sub(r"/tmp/[\w./-]*", "(a temporary folder)", text)
+
+
+def without_warnings(log: str) -> tuple[str, int]:
+    """A log without the lines in which Python warns (and the code that each quotes), and how many there were."""
+    kept, warned = [], 0
+    for line in log.split("\n"):
+        if "Warning:" in line:
+            warned += 1
+        elif not line.startswith("  warnings.warn("):
+            kept.append(line)
+    return "\n".join(kept), warned
 
 
 def cut(text: str, most: int = LONGEST_LOG) -> str:
