@@ -141,7 +141,7 @@ def test_a_training_that_wants_more_than_the_budget_is_stopped_and_told(rows, tm
     with pytest.raises(guards.Tripped, match="does not fit into memory.*the budget is 12.0 MB") as caught:
         with Budget(12e6) as budget:
             finetune(rows, out=tmp_path, callbacks=[budget.callback()], **FEW)
-    assert caught.value.settings["rank"] == 4
+    assert caught.value.settings["rank"] == 4 and "watching" in caught.value.meter
     assert torch._C._len_torch_dispatch_stack() == 0  # nothing goes on counting
 
 

@@ -50,7 +50,7 @@ class Meter:
     @property
     def seconds_a_step(self) -> float | None:
         """Median seconds of a step with its waiting, over the last steps; None before the second step is done."""
-        whole = [w + s for w, s in zip(self.wait, self.work, strict=True)][1:][-RECENT:]
+        whole = [w + s for w, s in zip(self.wait, self.work, strict=False)][1:][-RECENT:]  # a step may have broken off
         return statistics.median(whole) if whole else None
 
     @property
