@@ -173,8 +173,10 @@ class Study:
     def _run(self, trial: optuna.Trial) -> None:
         optuna = self.store.optuna
         states, began, busy = optuna.trial.TrialState, time.monotonic(), time.process_time()
+        seen = []
 
         def look(number: int, value: float) -> None:
+            seen.append(value)
             trial.report(value, number)
             if number < LOOKS and trial.should_prune():
                 raise optuna.TrialPruned
@@ -187,6 +189,8 @@ class Study:
                 end = {"state": states.PRUNED}
             except Tripped as error:  # a rate so high that the loss broke is an answer, too
                 trial.set_user_attr("said", str(error))
+                if not seen:  # it has no figure yet: what a model would have that guesses blindly, or worse
+                    trial.report(self.bench.worst, 1)
                 end = {"state": states.PRUNED}
             except BaseException:
                 self.store.again(self.optuna, frozen)

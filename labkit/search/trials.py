@@ -7,6 +7,8 @@ model's score; a Bench loads the base once and lends it to one trial after anoth
 from __future__ import annotations
 
 import gc
+import math
+import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -148,6 +150,11 @@ class Bench:
         """What a trial is judged by; more is better."""
         return "accuracy" if self.task.labels else "log-likelihood"
 
+    @property
+    def worst(self) -> float:
+        """The figure of a trial whose loss broke before the first look."""
+        return 0.0 if self.task.labels else -math.log(len(self.loaded[1]))
+
     def steps_of(self, batch_size: int) -> int:
         """Optimizer steps of a trial with this batch, at least one a look; LABKIT_STEPS caps them."""
         return capped(max(LOOKS, self.rows // batch_size))
@@ -173,7 +180,7 @@ class Bench:
 
         Args:
             look: called with 1, 2, ... and the figure that was seen; what it raises ends the trial.
-            seed: of the start of A and of the order of rows.
+            seed: of the start of A, and of which rows are learnt from, in which order.
             setting: what `finetune` takes; what is left out comes from the profile.
 
         Raises:
@@ -187,6 +194,8 @@ class Bench:
         steps, seen, began = self.steps_of(batch_size), [], time.monotonic()
 
         few, many = self._looked_at
+        needed = min(steps * batch_size, len(self._train))  # `finetune` looks at all that it gets, which takes longer
+        rows = self._train.select(random.Random(seed).sample(range(len(self._train)), needed))
 
         def looked(number: int, model: PreTrainedModel) -> None:
             seen.append(self.score(model, many if number == LOOKS else few))
@@ -195,7 +204,7 @@ class Bench:
 
         try:
             with tempfile.TemporaryDirectory() as folder:
-                run = finetune(self._train, model=self.loaded, steps=steps, seed=seed, out=folder,
+                run = finetune(rows, model=self.loaded, steps=steps, seed=seed, out=folder,
                                guard=False, callbacks=[_looks(steps, looked)],
                                **{"rank": self.profile.rank, "learning_rate": self.profile.learning_rate, **setting,
                                   "batch_size": batch_size})
