@@ -34,7 +34,7 @@ MENDED = {  # one mend of each, put over the settings above
 }
 EVERY = 6  # steps between two looks at validation
 CRAMPED = 0.25  # of the bytes that the sick run of "memory" wants
-WIDTH = 192  # tokens that every batch of the slow run is wide
+WIDTH = 256  # tokens that every batch of the slow run is wide
 ROWS, ASKED, LENGTH = 16, 3, 128  # of "memory": rows a step that shall count, steps, tokens of each row
 
 

@@ -84,7 +84,7 @@ def _enough_steps(run, sick) -> None:
     hints=(
         "Look where validation is lowest in the sick run, and what the run does afterwards.",
         "Three kinds of mend: end it there (patience), give it less room (rank, alpha, dropout, weight_decay, "
-        "learning_rate), or more to read (rows). The last is the one that lowers the lowest point.",
+        "learning_rate), or more to read (rows). The first keeps the lowest point, the others move it.",
         'mend = {"rows": 400, "rank": 8, "alpha": 16}',
     ),
     after="Validation ends where it is lowest, and lower than the sick run ever was.",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RISE = 0.15  # share by which validation may rise above its lowest; below it is a wobble
 NATS = 0.1  # and at least so much
 LEARNT = 0.95  # of the cost of a blind guess: a run whose last losses stay above has learnt nothing
+NEAR = 1.5  # of it: who has learnt nothing but how often each label comes ends up near it
 FELL = 0.97  # of the first losses: the same, where a blind guess has no known cost
 LATE = 1 / 3  # share of the curve that its end is judged by
 SURE = 2  # standard errors
@@ -125,7 +126,10 @@ def _of_error(error: BaseException) -> Diagnosis:
 
 
 def _signs(run, examples, validation) -> Iterator[Sign | None]:
-    yield from _rows(run, examples, validation)
+    wrong = list(_rows(run, examples, validation))
+    yield from wrong
+    if wrong:  # what a curve says of such rows means nothing
+        return
     learnt, evidence = _learnt(run)
     if not learnt:
         yield _why(run, evidence)
@@ -206,6 +210,9 @@ def _why(run, evidence: list[str]) -> Sign | None:
     if move is not None and move > high:
         return "learning rate too high", [
             f"one step moved the weights by {move:.0%} of their size; up to {high:.0%} is usual", *evidence]
+    blind = _blind(run)
+    if blind is not None and statistics.mean(_ends(losses)[1]) > NEAR * blind:
+        return None  # whoever learns but the labels' shares ends at a blind guess: here more counts than the answers
     return "answers do not follow", [*evidence, "the base can read, and the steps were neither too long nor too short"]
 
 
