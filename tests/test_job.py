@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_bad_input import cases, write_csv, write_jsonl
 
@@ -245,6 +245,7 @@ def test_a_task_for_a_file_of_ones_own_is_refused(tmp_path):
 WORDS = st.lists(st.sampled_from("ab"), min_size=1, max_size=14).map(" ".join)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 @given(st.lists(WORDS, min_size=2, max_size=12))
 def test_alike_finds_exactly_the_pairs_that_no_leak_would_refuse(texts):
     home = guards.alike(texts)

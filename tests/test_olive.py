@@ -191,17 +191,6 @@ def test_the_pin_on_genai_is_still_needed(tmp_path):
         "onnxruntime-genai, and lift the pin in pyproject.toml and constraints.txt")
 
 
-def test_a_metric_of_type_custom_still_stops_olive():
-    """Fails on the day when lab 11's evaluator can become a plain function."""
-    from olive.evaluator.metric import Metric
-    from pydantic_core import PydanticSerializationError
-
-    metric = Metric(name="tone", type="custom", user_config={"evaluate_func": "f"},
-                    sub_types=[{"name": "accuracy", "priority": 1, "higher_is_better": True}])
-    with pytest.raises(PydanticSerializationError, match="backend"):
-        metric.model_dump()
-
-
 def test_a_log_is_told_without_bars_colours_and_places_of_the_machine(tmp_path):
     text = f"a\x1b[31mb\x1b[0m\n 0%|   |\r 50%|#  |\r100%|###|\n{tmp_path}/out\nValueError: too bad.\n"
     assert tidy(text, tmp_path).splitlines() == ["ab", "100%|###|", "./out", "ValueError: too bad."]
