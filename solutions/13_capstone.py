@@ -3,7 +3,7 @@
 # **You will** take one file of data all the way: report, split, baselines, two methods, a search, an honest figure, a
 # gate, a model that runs without PyTorch, and the card that goes with it.
 #
-# *Two hours and more. You need: the labs before this one, or their ideas. No GPU, no network, no account.*
+# *120 minutes and more. You need: the labs before this one, or their ideas. No GPU, no network, no account.*
 #
 # Nothing new is taught here. Eight steps stand below, each with a check that does not look at your variables: it reads
 # what the step left in the project's folder, and scores it again. Your own code is welcome in every step; the course's
