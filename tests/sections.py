@@ -58,7 +58,9 @@ def begin_anywhere(name: str, times: int = 2) -> list[Stop]:
     with tempfile.TemporaryDirectory(prefix="labkit-") as scratch:
         client = NotebookClient(book, kernel_name="python3", timeout=600, store_widget_state=False,
                                 resources={"metadata": {"path": str(COURSE / "notebooks")}})
-        with client.setup_kernel(env=kernel_environment(Path(scratch), **SETTINGS)):
+        # without the real model, which takes minutes
+        settings = SETTINGS | {"LABKIT_CACHE": str(Path(scratch) / "cache")}
+        with client.setup_kernel(env=kernel_environment(Path(scratch), **settings)):
             for heading, cells in sections(book):
                 client.execute_cell(nbformat.v4.new_code_cell("%reset -f"), 0)
                 for cell in cells:
