@@ -155,12 +155,23 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
 
     labs = names(chosen, root)
     for name in labs:
-        if not _path(root, folder, name).is_file():
-            raise LabError(f"{folder}/{name}.ipynb is missing", where=str(root), todo="Build it: make course")
+        built(name, folder, root)
     with _bar(progress) as step:
         return [
             _execute(nbformat.read(_path(root, folder, name), as_version=4), name, root / folder, step) for name in labs
         ]
+
+
+def built(name: str, folder: str = "solutions", root: Path = COURSE) -> Path:
+    """The notebook of a lab.
+
+    Raises:
+        LabError: it is not there.
+    """
+    path = _path(root, folder, name)
+    if not path.is_file():
+        raise LabError(f"{folder}/{name}.ipynb is missing", where=str(root), todo="Build it: make course")
+    return path
 
 
 def real(chosen: list[str] | None = None, progress: bool = True, root: Path = COURSE) -> list[Result]:

@@ -216,15 +216,14 @@ def _encoding() -> Finding:
 def _libraries() -> Finding:
     """The installed versions beside those that the course was run on."""
     try:
-        lines = (COURSE / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        tried = pins()
     except OSError:
         return Finding("libraries", "constraints.txt is missing", False, "Fetch the course again")
-    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    found = {name: version for name in pins if (version := _version(name))}
-    missing = [name for name in MAIN if name in pins and name not in found]
+    found = {name: here for name in tried if (here := installed(name))}
+    missing = [name for name in MAIN if name in tried and name not in found]
     if missing:
         return Finding("libraries", f"{', '.join(missing)} missing", False, f"In {COURSE}: {INSTALL}")
-    other = [f"{name} {version} (tried: {pins[name]})" for name, version in found.items() if version != pins[name]]
+    other = [f"{name} {here} (tried: {tried[name]})" for name, here in found.items() if here != tried[name]]
     other.sort(key=lambda text: text.split()[0] not in MAIN)
     if not other:
         return Finding("libraries", f"{len(found)}, all in the versions that the course was run on")
@@ -233,7 +232,14 @@ def _libraries() -> Finding:
                    f"Should something fail, in {COURSE}: {INSTALL}")
 
 
-def _version(name: str) -> str:
+def pins() -> dict[str, str]:
+    """The versions that the course was run on, by library, from constraints.txt."""
+    lines = (COURSE / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+def installed(name: str) -> str:
+    """The version of a library here, or ""."""
     try:
         return importlib.metadata.version(name).partition("+")[0]  # without +cpu, +cu130
     except importlib.metadata.PackageNotFoundError:
@@ -253,7 +259,7 @@ def _kernel() -> Finding:
     other = shutil.which(program)
     if program not in ("python", "python3") and other and Path(other).resolve() != Path(sys.executable).resolve():
         return Finding("Jupyter", f"the kernel python3 is another Python, {program}", False, mend)
-    return Finding("Jupyter", f"jupyterlab {_version('jupyterlab') or 'missing'}, kernel python3 is this Python")
+    return Finding("Jupyter", f"jupyterlab {installed('jupyterlab') or 'missing'}, kernel python3 is this Python")
 
 
 def _writable() -> Finding:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from labkit.course import names
+from labkit.course import built, names
 from labkit.errors import LabError
 from labkit.profiles import COURSE
 from labkit.stamps import repository
@@ -69,12 +69,9 @@ def _gather(source: Path, root: Path) -> None:
     """The pages' sources: docs/, the solved notebooks, the cards, and a first page from README."""
     shutil.copytree(root / "docs", source)
     labs = names(root=root)
+    (source / "labs").mkdir()
     for name in labs:
-        book = root / "solutions" / f"{name}.ipynb"
-        if not book.is_file():
-            raise LabError(f"solutions/{name}.ipynb is missing", where=str(root), todo="Build it: make course")
-        (source / "labs").mkdir(exist_ok=True)
-        shutil.copyfile(book, source / "labs" / book.name)
+        shutil.copy(built(name, root=root), source / "labs")
     cards = []
     for name in CARDS:
         card = root / "data" / name / "README.md"

@@ -33,7 +33,6 @@ def make_trainer(
     folder: Path,
     callbacks: Sequence,
     evaluate_every: int | None,
-    progress: bool,
     loss: Callable | None = None,
     more: dict | None = None,
     patience: int | None = None,
@@ -49,7 +48,7 @@ def make_trainer(
         last: the checkpoint that training will go on from.
         The rest as in `finetune`.
     """
-    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
     steps = settings["steps"]
     log_every = max(1, steps // 40)
@@ -73,7 +72,7 @@ def make_trainer(
         save_steps=max(25, steps // 4),
         save_total_limit=2,
         report_to=[],
-        disable_tqdm=not progress,
+        disable_tqdm=True,  # `monitoring` tells how far it is
         remove_unused_columns=False,  # `keep` below has chosen
         label_names=["labels"],
         eval_strategy="steps" if held is not None and evaluate_every else "no",
@@ -134,10 +133,7 @@ def make_trainer(
         eval_dataset=held.select_columns(keep) if held is not None else None,
         callbacks=[*callbacks, watch(), stop.callback()],
     )
-    if not progress:
-        from transformers import PrinterCallback
-
-        trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)
     return trainer, stop
 
 

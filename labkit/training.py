@@ -262,8 +262,8 @@ def finetune(
     if not any(isinstance(getattr(callback, "meter", None), Meter) for callback in callbacks):
         callbacks = [*callbacks, live() if progress else notebook_line() or Meter().callback()]
     meter = next(found for c in callbacks if isinstance(found := getattr(c, "meter", None), Meter))
-    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, False,
-                                 loss, arguments, patience, last)
+    trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, loss,
+                                 arguments, patience, last)
     torch.manual_seed(seed)
     try:
         with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \

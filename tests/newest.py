@@ -5,12 +5,9 @@ Run: python tests/newest.py. It runs the solved labs and ends with code 1 if one
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 import sys
 
-from labkit import course
-from labkit.profiles import COURSE
+from labkit import course, doctor
 from labkit.tables import Table
 
 WATCHED = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "evaluate", "optuna", "olive-ai",
@@ -19,16 +16,11 @@ WATCHED = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandby
 
 def versions() -> Table:
     """Of each library that the course leans on: tried, and installed now."""
-    listed = (COURSE / "constraints.txt").read_text(encoding="utf-8")
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", listed, re.MULTILINE))
-    rows = []
-    for name in WATCHED:
-        try:
-            now = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            now = "not installed"
-        rows.append({"library": name, "tried": pins.get(name, "-"), "installed": now,
-                     "": "" if now.split("+")[0] == pins.get(name) else "newer or other"})
+    tried = doctor.pins()
+    rows = [{"library": name, "tried": tried.get(name, "-"), "installed": doctor.installed(name) or "not installed"}
+            for name in WATCHED]
+    for row in rows:
+        row[""] = "" if row["installed"] == row["tried"] else "newer or other"
     return Table(rows)
 
 

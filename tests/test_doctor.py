@@ -80,7 +80,7 @@ def test_libraries_in_other_versions_are_named_and_missing_ones_are_amiss(monkey
     monkeypatch.setattr(doctor, "COURSE", tmp_path)
     assert not doctor._libraries().ok
     pins = tmp_path / "constraints.txt"
-    pins.write_text(f"# made up\nrich==0.0.1\ntorch=={doctor._version('torch')}\n")
+    pins.write_text(f"# made up\nrich==0.0.1\ntorch=={doctor.installed('torch')}\n")
     found = doctor._libraries()
     assert found.ok and "2, of which 1 in another version: rich " in found.value and "(tried: 0.0.1)" in found.value
     monkeypatch.setattr(doctor, "MAIN", ("nosuchlibrary",))

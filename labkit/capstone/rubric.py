@@ -140,6 +140,7 @@ def _gate(project: Project) -> list[str]:
 
 
 def _export(project: Project) -> list[str]:
+    from labkit import ledger
     from labkit.export import OnnxModel
 
     left = read(project.folder / "ledger.json")
@@ -155,8 +156,7 @@ def _export(project: Project) -> list[str]:
     onnx = OnnxModel(project.folder / "onnx")
     answers = left["answers"].get("ONNX int4", [])
     prompts = list(project.tested["prompt"])[: min(AGAIN, len(answers))]
-    longest = 24 if project.labels else 96
-    again = onnx.generate(prompts, longest) if prompts else []
+    again = onnx.generate(prompts, ledger.TOKENS if project.labels else ledger.LONG) if prompts else []
     differ = sum(a != b for a, b in zip(again, answers, strict=False))
     if not prompts or differ > DIFFER:
         faults.append(f"of {len(prompts)} answers in the ledger {differ} are not what the ONNX model says")

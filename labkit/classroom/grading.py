@@ -18,6 +18,7 @@ from labkit import data, evaluation, models
 from labkit.classroom.roster import Roster, read_roster, write_page
 from labkit.errors import LabError
 from labkit.evaluation import Evaluation, Score
+from labkit.evaluation.runner import KINDS
 from labkit.exercises.progress import progress_file
 from labkit.tables import Table
 from labkit.training import Run
@@ -35,7 +36,7 @@ GOALS = {"tone": 0.90, "intent": 0.90, "entities": 0.85, "summary": 0.60, "reply
 CREDIT = {"passed": 1.0, "passed after the solution": 0.5, "tried": 0.25, "not begun": 0.0}
 TOLERANCE = 0.02  # share of rows whose answer may differ: another machine rounds otherwise
 ALIKE = 0.999  # cosine of two adapters' weights above which they are the same work
-TASKS = {"extraction": "entities", "summarisation": "summary", "generation": "reply"}
+TASKS = {kind: task for task, kind in KINDS.items() if task not in data.LABELS}  # what each kind of free text is
 
 
 @dataclass

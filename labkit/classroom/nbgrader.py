@@ -10,7 +10,7 @@ import ast
 from pathlib import Path
 
 from labkit.blanks import BEGIN, learner_source, solved_source
-from labkit.course import names
+from labkit.course import KERNEL, names
 from labkit.errors import LabError
 from labkit.exercises import find
 from labkit.profiles import COURSE
@@ -99,8 +99,7 @@ def _book(name: str, root: Path):
             )
             award.metadata = {"nbgrader": _marks(exercise, grade=True, points=points)}
             cells.append(award)
-    return nbformat.v4.new_notebook(cells=cells, metadata={
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}})
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
 
 
 def _marks(grade_id: str, solution: bool = False, grade: bool = False, points: int = 0) -> dict:

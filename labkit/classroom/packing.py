@@ -20,6 +20,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from labkit import doctor
 from labkit.errors import LabError
 from labkit.models import small_home
 from labkit.profiles import COURSE
@@ -32,7 +33,8 @@ PLATFORMS = {
     "macos": ("macosx_11_0_arm64", "macosx_12_0_arm64", "macosx_13_0_arm64", "macosx_14_0_arm64",
               "macosx_10_9_universal2", "macosx_11_0_universal2"),
 }
-PYTHONS = ("3.11", "3.12", "3.13")
+FIRST, LAST = doctor.PYTHONS
+PYTHONS = tuple(f"{FIRST[0]}.{minor}" for minor in range(FIRST[1], LAST[1] + 1))
 LEFT_OUT = (".git", ".venv", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis",
             ".ipynb_checkpoints", "progress.json")
 

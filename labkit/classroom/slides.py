@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from labkit.course import names
-from labkit.errors import LabError
+from labkit.course import built, names
 from labkit.profiles import COURSE
 
 
@@ -29,10 +28,7 @@ def write_slides(folder: str | Path, chosen: list[str] | None = None, root: Path
 
     written = []
     for name in names(chosen, root):
-        file = root / "solutions" / f"{name}.ipynb"
-        if not file.is_file():
-            raise LabError(f"solutions/{name}.ipynb is missing", where=str(root), todo="Build it: make course")
-        book = nbformat.read(file, as_version=4)
+        book = nbformat.read(built(name, root=root), as_version=4)
         book.cells = [part for cell in book.cells for part in _parted(cell)]
         for cell in book.cells:
             cell.metadata["slideshow"] = {"slide_type": _kind(cell)}

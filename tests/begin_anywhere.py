@@ -1,6 +1,6 @@
 """Whether a learner may begin anywhere: each section of a lab alone in an empty namespace, each of its cells twice.
 
-    python tests/sections.py 03 04       # named labs; all of them where none is named
+    python tests/begin_anywhere.py 03 04       # named labs; all of them where none is named
 
 It runs the learner's copies with short trainings, one kernel a lab, the namespace emptied before each section, and ends
 with code 1 if a section needs something that it does not load itself. test_sections.py runs one lab of it.
@@ -8,7 +8,6 @@ with code 1 if a section needs something that it does not load itself. test_sect
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from nbclient.exceptions import CellExecutionError
 
 from labkit.course import kernel_environment, names
 from labkit.profiles import COURSE
+from labkit.sections import sections
 
 SETTINGS = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": "3"}
 
@@ -39,18 +39,6 @@ class Stop:
         return f"{self.lab}, under \"{self.heading}\", run {self.run} of the cell {first!r}: {self.error}"
 
 
-def sections(book) -> list[tuple[str, list]]:
-    """(heading, code cells) for each second-level heading of a notebook; what stands before the first is a section."""
-    found: list[tuple[str, list]] = [("the beginning", [])]
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            for heading in re.findall(r"(?m)^## (.+)$", cell.source):
-                found.append((heading, []))
-        elif cell.source.strip():
-            found[-1][1].append(cell)
-    return [(heading, cells) for heading, cells in found if cells]
-
-
 def begin_anywhere(name: str, times: int = 2) -> list[Stop]:
     """Run every section of a lab's learner's copy by itself, each cell `times` times in a row."""
     book = nbformat.read(COURSE / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -61,21 +49,21 @@ def begin_anywhere(name: str, times: int = 2) -> list[Stop]:
         # without the real model, which takes minutes
         settings = SETTINGS | {"LABKIT_CACHE": str(Path(scratch) / "cache")}
         with client.setup_kernel(env=kernel_environment(Path(scratch), **settings)):
-            for heading, cells in sections(book):
+            for heading, sources in sections((cell.cell_type, cell.source) for cell in book.cells):
                 client.execute_cell(nbformat.v4.new_code_cell("%reset -f"), 0)
-                for cell in cells:
-                    if stop := _run(client, book, cell, times, name, heading):
+                for source in sources:
+                    if stop := _run(client, source, times, name, heading):
                         stops.append(stop)
                         break
     return stops
 
 
-def _run(client: NotebookClient, book, cell, times: int, name: str, heading: str) -> Stop | None:
+def _run(client: NotebookClient, source: str, times: int, name: str, heading: str) -> Stop | None:
     for number in range(1, times + 1):
         try:
-            client.execute_cell(cell, book.cells.index(cell))
+            client.execute_cell(nbformat.v4.new_code_cell(source), 0)
         except CellExecutionError as error:
-            return Stop(name, heading, number, cell.source, f"{error.ename}: {error.evalue}")
+            return Stop(name, heading, number, source, f"{error.ename}: {error.evalue}")
     return None
 
 
