@@ -272,6 +272,10 @@ def finetune(
     except guards.Tripped as tripped:
         tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()
         raise
+    finally:
+        for callback in callbacks:
+            if close := getattr(callback, "close", None):  # a line or a bar that would else stay as it stood
+                close()
     finished = not stop.asked or trainer.state.global_step >= settings["steps"]  # a callback may end it early
     if patience:
         findings.append(best_of(trainer.state))

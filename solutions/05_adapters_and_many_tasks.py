@@ -160,14 +160,13 @@ table(*(t.row() for t in trials), caption=f"intent, {len(trials[0].losses)} step
 # %%
 from labkit import plots
 
-first = min(trials, key=lambda t: t.parameters)
-most = max(t.parameters for t in trials)
-figure, axes = plots.new(f"{first.kind} trains {first.parameters:,} numbers, the largest {most:,}",
-                         "trained parameters", "accuracy (%), with 95 % interval")
+first, best = min(trials, key=lambda t: t.parameters), max(trials, key=lambda t: t.accuracy.value)
+title = f"{best.kind} stands highest, with {best.parameters / first.parameters:.0f} times the numbers of {first.kind}"
+figure, axes = plots.new(title, "trained parameters (equals are drawn apart)", "accuracy (%), with 95 % interval")
 for i, t in enumerate(sorted(trials, key=lambda t: t.parameters)):
-    colour, mark = list(plots.COLOURS.values())[i % 5], "osD^vPX*"[i]
-    axes.plot([t.parameters] * 2, [100 * t.accuracy.low, 100 * t.accuracy.high], color=colour)
-    axes.plot(t.parameters, 100 * t.accuracy.value, mark, color=colour, label=t.kind)
+    colour, mark, x = list(plots.COLOURS.values())[i % 5], "osD^vPX*"[i], t.parameters * 0.9 * 1.07 ** (i % 4)
+    axes.plot([x] * 2, [100 * t.accuracy.low, 100 * t.accuracy.high], color=colour)
+    axes.plot(x, 100 * t.accuracy.value, mark, color=colour, label=t.kind)
 axes.set_xscale("log")
 axes.set_ylim(0, 100)
 axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -176,8 +175,8 @@ plots.show(figure, alt="; ".join(f"{t.kind}: {t.parameters:,} parameters, accura
 # %% [markdown]
 # Read the intervals first; then mind what a table of short runs cannot say. What trains few numbers needs a higher rate
 # (`relatives.RATES`) and more steps, and made-up tokens are known to come into their own on large models only. Where
-# rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha (lab 03). Bytes and
-# parameters are certain.
+# rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha (lab 03). PiSSA starts
+# on the largest directions of W, not at nothing, and so is quick. Bytes and parameters are certain.
 #
 # ## Four adapters over one base
 # From here on it is LoRA, the kind that can be mixed, merged and batched. Each of the four tasks gets an adapter of its
@@ -214,6 +213,8 @@ for name in (None, "summary"):
         print(f"{name or 'base'}:", evaluation.generate(model, tokenizer, [letter["prompt"]], 40)[0])
 
 # %% [markdown]
+# Hold it beside the line that is wanted, in the first table of the lab: how much of it is form, how much is true?
+#
 # Does each adapter own its task? **Predict** the diagonal of the next table, and what the reply adapter does when it is
 # asked for JSON. Every adapter gets every task, and so does the base: accuracy for tone, entity F1, and ROUGE-L twice.
 
@@ -477,9 +478,10 @@ for name in bank.names:
 table(*rows, caption=f"{len(held['summary'])} letters of as many families; weights 1 and 1")
 
 # %% [markdown]
-# Compare each mix with the two singles above it. What a mix gains is one adapter in place of two, without a step of
-# training; what it loses stands in the table, and the intervals say which losses are real. Two adapters that were
-# trained apart never agreed on which directions to use.
+# Compare each mix with the two singles above it, row by row: does one keep both? The arithmetic of `cat`, the exact
+# sum, is not at fault for what it loses: two adapters that were trained apart never agreed on which directions to use.
+# What a mix gains is one adapter in place of two, without a step of training; what it loses stands in the table, and
+# the intervals say which losses are real.
 #
 # An adapter that is wanted for good can be merged into a copy of the base; the bank stays as it is.
 
@@ -514,7 +516,8 @@ check("route", route)
 
 # %% [markdown]
 # At Tatra Trail the warehouse takes JSON, the bench and the accounts take one line, and the rest is answered at once.
-# Learnt on the training letters, tried on families that it has not seen:
+# Learnt on the training letters, tried on families that it has not seen. **Predict** what a higher `least` does to both
+# columns.
 
 # %%
 from labkit import data, evaluation, inbox
@@ -548,6 +551,9 @@ table(*({"letter": text[:40] + "...", "sent to": name or "a person", "answer": a
         for text, name, answer in zip(letters["text"], sent, said)))
 
 # %% [markdown]
+# The right adapter is not yet the right answer: hold the last reply beside the one that is wanted, in the first table.
+# A router is right about *who* answers; what is said is a matter of the figures above.
+#
 # ## What a grammar gives for nothing
 # An answer that must be JSON, or one of six labels, can be made so without any training: at each step, look only at the
 # tokens that the form allows next.
@@ -652,8 +658,8 @@ print("and another than before:", not torch.equal(merged.get_input_embeddings().
 
 # %% [markdown]
 # ## On a real model
-# What SmolLM2, 135 million parameters, measured in this notebook when we ran it, beside your own figures. An adapter
-# that costs a twentieth of tiny-base costs less there: the share falls as layers get wider.
+# What SmolLM2, 135 million parameters, measured in this notebook, if it was recorded, beside your own figures. An
+# adapter that costs a twentieth of tiny-base costs less there: the share falls as layers get wider.
 
 # %%
 from labkit import measured

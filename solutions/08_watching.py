@@ -13,8 +13,8 @@
 #
 # *60 minutes. You need: Python; labs 02 and 03 help. No GPU, no network, no account.*
 #
-# A colleague at Tatra Trail sends this curve and asks whether to ship the adapter. It falls to the end. Would you say
-# yes, and what would you ask for first?
+# A colleague at Tatra Trail sends this curve and asks whether to ship the adapter. It ends next to nothing. Would you
+# say yes, and what would you ask for first?
 
 # %%
 from labkit import clinic, plots, runs
@@ -274,7 +274,8 @@ table(*seen)
 #
 # ## Patient 3: it is slow
 # A training that "takes all night". Whenever a ticket's turn comes, the loader reads the whole file to find it; every
-# batch is padded to 256 tokens, in case of long letters. **Predict** what the model does most of the time.
+# batch is padded to 256 tokens, in case of long letters. **Predict** which share of the time the
+# model waits for its rows.
 
 # %%
 from labkit import check, clinic, finetune, models, monitoring, runs
@@ -324,8 +325,8 @@ def mend_batches(lengths, size):
 check("mend_batches", mend_batches)
 
 # %% [markdown]
-# The Trainer has it by name, with some shuffling. *Fourth mend:* 16-bit numbers, where the machine multiplies them
-# faster; where it does not, they would be slower, and the cell says so.
+# *Third mend:* the Trainer has it by name, with some shuffling. *Fourth mend:* 16-bit numbers, where the machine
+# multiplies them faster; where it does not, they would be slower, and the cell says so.
 
 # %%
 from labkit import measured, profiles
@@ -504,8 +505,9 @@ table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p[
 
 # %% [markdown]
 # ## The gallery of silent failures
-# Ten mistakes that print nothing, each provoked here and caught by the tripwire that `finetune` runs by default. Come
-# back to this page when a project of your own goes wrong: read the symptoms, and run the cell that fits.
+# Ten mistakes that print nothing, each provoked here and caught: most by a tripwire that `finetune` runs by default,
+# those of merging and of the runtime by a comparison of your own. **Predict** before each cell what is seen. Come back
+# to this page when a project of your own goes wrong: read the symptoms, and run the cell that fits.
 
 # %%
 from datasets import Dataset
@@ -681,8 +683,8 @@ measured.beside("08_watching")
 #
 # <details><summary>1. Training loss 0.1, validation 1.4 and rising. Your colleague proposes a lower learning rate. Do
 # you agree?</summary>
-# It will turn later, and at about the same depth: the cause is that there are too few different rows. Keep the lowest
-# point by early stopping, then get rows.
+# In part. Where steps are too long it lowers the lowest point, as `lower alpha` did with patient 1; it turns all the
+# same, since there are too few different rows. Keep the lowest point by early stopping, then get rows.
 # </details>
 #
 # <details><summary>2. The GPU shows 30 % use. Where do you look first?</summary>

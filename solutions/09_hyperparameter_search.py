@@ -26,9 +26,9 @@ space = {"learning_rate": search.Float(1e-6, 1e-3, log=True), "rank": search.Int
 table(search.defaults(space))
 
 # %% [markdown]
-# `space` says what may vary; `search.usual_space()` is short for it further down. alpha is tied to the rank here,
-# alpha = `alpha_over_rank` × r, so that a larger rank does not also change the scale of the detour (lab 03); with
-# `alpha` in its place it would be free.
+# `space` says what may vary; `search.usual_space()` is short for one like it, with rates around the profile's own.
+# alpha is tied to the rank here, alpha = `alpha_over_rank` × r, so that a larger rank does not also change the scale of
+# the detour (lab 03); with `alpha` in its place it would be free.
 #
 # ## A trial is a short training
 # One setting is tried by a training so short that twenty of them fit into a coffee break. A `Bench` loads the base
@@ -118,8 +118,9 @@ table(*({"alpha": name, "smallest alpha / r": min(drawn), "largest": max(drawn),
 #
 # ## A dozen settings at random
 # Random search sounds lazy and is hard to beat: each trial tries a new value of *every* setting, where a grid of twelve
-# would try two or three of each (Bergstra and Bengio, 2012). Most guides search the learning rate from 1e-6 to 1e-3.
-# Here the range goes on above that, to twenty times the profile's own rate. **Predict** on which side the best lies.
+# has two or three values of three settings and one of the others (Bergstra and Bengio, 2012). Most guides search the
+# learning rate from 1e-6 to 1e-3. Here the range goes on above that, to twenty times the profile's own rate.
+# **Predict** on which side the best lies.
 
 # %%
 from labkit import plots, runs, search
@@ -138,7 +139,8 @@ print(f"{len(drawn.counted)} trials in {drawn.seconds:.0f} s by the clock, {draw
 print("MB after each:", *(f"{t.memory:.0f}" for t in drawn.trials))
 
 # %% [markdown]
-# One panel a setting, a dot a trial. Look for the panel in which the dots form a shape.
+# One panel a setting, a dot a trial; a cross is one that a tripwire stopped, since its loss broke. Look for the panel
+# in which the dots form a shape. The title minds ranges only: of three choices, the best is easily the first or last.
 
 # %%
 plots.show(figures.slices(drawn), alt=f"Validation accuracy of {len(drawn.counted)} random trials over each setting in "
@@ -156,6 +158,10 @@ table(*({"learning rate": side, "trials": len(part), "mean accuracy": f"{sum(t.v
          "best": f"{max(t.value for t in part):.1%}"} for side, part in sides.items() if part))
 
 # %% [markdown]
+# Before you believe either row, look in the table of the best for two trials with about the same rate and rank that are
+# far apart. Batch and alpha / r differ there too: a batch of 8 gives four times the steps of one of 32. Each trial
+# changes everything at once, and one lucky combination makes a row: twelve do not tell which range is right.
+#
 # ### Exercise 9.2 · see that a range is too narrow · difficulty 2 · 7 minutes
 # A best value near the end of its range is no optimum. Say "lower" or "higher" (where the range should go on) if
 # `value` lies in the outer `margin` of the range on that side, else "fits". Mind the scale: with `log` the place is
@@ -192,8 +198,8 @@ table(*({"profile": p.name, "parameters": f"{p.parameters:.2g}", "rate for LoRA"
          "for all weights": f"{p.full_learning_rate:.0e}"} for p in PROFILES.values()))
 
 # %% [markdown]
-# The range from the guides is made for models of the last line and larger. Below we search around the profile's own
-# rate.
+# The range from the guides is made for models of the last line and larger. Twelve trials cannot show it, so we go by
+# the profiles: below we search around the profile's own rate.
 #
 # ## Stop what is behind
 # A trial that is hopeless after a third of its rows need not see the rest. The *median rule* stops a trial whose best
@@ -311,7 +317,7 @@ found = search.study("tone", space, **setting)
 found.table(5)
 
 # %% [markdown]
-# **Predict** from the table where in the order the best trial came, then look.
+# **Predict** how many of the twenty were stopped early, and whether more of those that TPE chose than of the first ten.
 
 # %%
 plots.show(figures.history(found), alt=f"Accuracy of {len(found.counted)} trials in their order; the best is trial "
@@ -377,8 +383,8 @@ plots.show(figures.parallel(found), alt="Parallel coordinates of the trials: one
 plots.show(figures.slices(found), alt="Validation accuracy over each setting in a panel; the best trial is ringed")
 
 # %% [markdown]
-# *Importances* come from a forest that is fitted to the trials: how much of the spread does each setting explain alone?
-# The black line is how far five forests disagree. **Predict** the order.
+# *Importances* come from a forest that is fitted to the trials that ran to their end: how much of the spread does each
+# setting explain alone? The black line is how far five forests disagree. **Predict** the order.
 
 # %%
 shares = figures.importances(found)
@@ -386,8 +392,9 @@ plots.show(figures.importance_bars(found), alt="; ".join(
     f"{name}: {sum(values) / len(values):.0%}" for name, values in shares.items()))
 
 # %% [markdown]
-# Importance is not advice. It speaks of this space: narrow the range of the learning rate to what is good, and
-# its importance falls, because within that range it no longer matters.
+# Importance is not advice. It speaks of the trials that it saw, and those that were stopped early are not among them:
+# where all high rates were stopped, the rate matters little among what is left, because the search has narrowed it to
+# what works. A rate of 0.03 would still ruin you.
 #
 # ## Two workers, one of them killed
 # Several processes can share a study: each takes the next trial, and each sees what the others found. A study must not
@@ -437,8 +444,9 @@ for worker in workers:
 print(f"trial {busy[0].number} lost its worker; exit codes: {sorted(w.returncode != 0 for w in workers)}")
 
 # %% [markdown]
-# Read the table: six trials that came to their end, no setting twice, and the one that was lost is done again with its
-# own settings by the other worker.
+# Read the table: six trials are done or stopped early, no setting twice among them, and the one that was lost is done
+# again with its own settings by the other worker. Nothing is pruned here: one that is stopped early had so high a rate
+# that its loss broke, and a tripwire ended it.
 
 # %%
 from labkit.tables import table
@@ -553,8 +561,10 @@ print("the best minus the default, ticket by ticket:", seen["gain"])
 table(*({"": name, "test accuracy": str(score)} for name, score in seen["scores"].items()))
 
 # %% [markdown]
-# If the interval of the gain leaves 0 out, the search earned its place. If not, it did not, and twenty trials more on
-# the same validation tickets would not mend that. Now look again, as everybody wants to:
+# If the interval of the gain leaves 0 out, the search earned its place. If not, that is not shown, and twenty trials
+# more on the same validation tickets would not mend it. Hold the gain beside the lead on validation, further up. Two
+# things shrink a lead on its way here: the winner's luck stays behind, and a default that was merely slow catches up
+# when it gets more rows. Now look again, as everybody wants to:
 
 # %%
 from labkit import LabError

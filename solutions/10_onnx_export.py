@@ -357,10 +357,12 @@ for name, said in peft_says.items():
     print(f"{name or 'no adapter'}: the same on {same} of {len(asked)}")
 
 # %% [markdown]
-# Olive makes such models too, and three traps lie on that way. With no adapter active the graph stops at a shape error,
-# and a second adapter is refused because peft writes `self_attn` where the graph writes `attn`; only some versions of
-# the packages fit each other (lab 11). `to_onnx` leaves the rank of the inputs open and stores an empty adapter in the
-# graph, and it translates the names, so neither of the first two can happen.
+# All three were asked for a tone, and one has learnt to give it: the others' words are guesses, right or wrong by luck.
+#
+# Olive makes such models too (lab 11), and traps lie on that way. A second adapter is refused, because peft writes
+# `self_attn` where the graph writes `attn`; some builds stop at a shape error with no adapter active; and only some
+# versions of the packages fit each other. `to_onnx` translates the names. It also leaves the rank of the inputs open
+# and stores an empty adapter in the graph, so that it answers without any.
 #
 # ## Side by side
 # PyTorch with the adapter beside it, in fp32 and bf16; merged; exported; exported at four bits. Prompts of 128 tokens,
@@ -397,7 +399,9 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 # %% [markdown]
 # Read the decode column: for each token every weight is read once, so fewer bytes are fewer microseconds, if the
 # weights are what one waits for. In a model of two megabytes it is the overhead of every call that counts, and the
-# gain there is PyTorch's absence. So it is with memory: most of a small model's process is its libraries.
+# gain there is PyTorch's absence. So it is with memory: most of a small model's process is its libraries. Reading is
+# another matter: there each weight serves many tokens, so arithmetic counts. Codes of four bits must be unpacked first,
+# and bf16 is slow where the processor has no arithmetic for it (lab 04).
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
@@ -417,8 +421,8 @@ int4 = OnnxModel(folders[1])
 seen = {batch: [(n, 1000 * speed(int4, n, 2, batch, repeats=2).first) for n in (16, 64, 128, 256)]
         for batch in (1, 2, 4)}
 times = seen[1][-1][1] / seen[1][0][1]
-figure, axes = plots.new(f"16 times the prompt: {times:.0f} times the wait", "tokens of the prompt",
-                         "time to the first token (ms)")
+figure, axes = plots.new(f"16 times the prompt, one at a time: {times:.0f} times the wait",
+                         "tokens of the prompt", "time to the first token (ms)")
 for (batch, line), colour, mark in zip(seen.items(), ("blue", "green", "orange"), "os^"):
     axes.plot(*zip(*line), marker=mark, color=plots.COLOURS[colour], label=f"batch {batch}")
 axes.legend(frameon=False)
@@ -427,6 +431,9 @@ plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f
                                  for b, c in seen.items()))
 
 # %% [markdown]
+# Nearly straight, above a fixed cost of every call: for a single short prompt that cost is most of the wait, so 16
+# times the tokens take less than 16 times as long. Larger batches have less of that discount left.
+#
 # ## Serve it
 # `labkit serve FOLDER` answers as OpenAI's API does, on this machine only unless told otherwise: any client that knows
 # that API can talk to it, and adapters are model names. Here it runs inside the notebook; the address ends with the
@@ -472,9 +479,12 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 
 
+long = [{"role": "user", "content": data.PROMPTS["summary"].replace("{text}", tone.test[0]["text"])}]
+
+
 def status(url):
     try:
-        with post(url, model="base", messages=question, max_tokens=48) as answer:
+        with post(url, model="base", messages=long, max_tokens=200) as answer:
             return answer.status
     except HTTPError as error:
         return error.code
@@ -486,7 +496,8 @@ print({code: codes.count(code) for code in sorted(set(codes))})
 
 # %% [markdown]
 # 200 is an answer, 429 means *too many requests*, with a header that says when to try again; clients of that API do so
-# by themselves. The same model in a window: choose an adapter, ask, and watch the answer come.
+# by themselves. Fewer than six may be sent away: a place that becomes free is taken by the next who comes. The same
+# model in a window: choose an adapter, ask, and watch the answer come.
 
 # %%
 from labkit.widgets.serve import AdapterChat
@@ -517,15 +528,17 @@ ledger.table()
 
 # %% [markdown]
 # The large step is the first, and it is meant: that is the training. After it only int4 may move anything, and what is
-# served must answer as the int4 model does. The ledger says by itself what broke, if something did:
+# served must answer as the int4 model does. Written answers are compared on the first 16 prompts, the score counts all
+# of them: so a ticket can be lost while every answer is as before. The ledger says by itself what broke, if something
+# did:
 
 # %%
 print(*ledger.drifts() or ["nothing drifted"], sep="\n")
 
 # %% [markdown]
 # ## What it says to bad input
-# A prompt without words, one that is longer than the context, an adapter that there is not, an architecture that the
-# builder does not know: each stops with a sentence, before anything is computed.
+# A prompt without words, one that is longer than the context, an adapter that there is not, a folder that there is not:
+# each stops with a sentence, before anything is computed.
 
 # %%
 from labkit import LabError, data, finetune, runs
@@ -547,8 +560,8 @@ print(said(lambda: fp32.generate("  ")), said(lambda: fp32.generate("word " * 90
 
 # %% [markdown]
 # ## On a real model
-# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2, 135 million parameters. What it measured when we did,
-# beside what you have just seen:
+# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2, 135 million parameters. What it measured, if it was
+# recorded, beside what you have just seen:
 
 # %%
 from labkit import measured

@@ -440,7 +440,7 @@ desk = olive.Desk(runs("lab11"))
 desk.run("convert-adapters -a summary/adapter -o converted/summary.onnx_adapter")
 first = desk.path("multi/adapter_weights.onnx_adapter")
 model = adopt(desk.path("multi"), desk.path("base"), desk.folder / "served",
-                     {"tone": first, "summary": desk.path("converted/summary.onnx_adapter")})
+              {"tone": first, "summary": desk.path("converted/summary.onnx_adapter")})
 try:
     model.generate("hello", 4, adapter="summary")
 except Exception as error:
@@ -457,7 +457,8 @@ from safetensors.numpy import load_file
 from labkit.scratch import onnx_inputs
 
 converted = olive.read_adapter(desk.path("converted/summary.onnx_adapter"))
-print(next(iter(converted)), "\n", next(iter(olive.read_adapter(first))))
+for names in (converted, olive.read_adapter(first)):
+    print(next(name for name in names if "3." in name and "v_proj.lora_A" in name))
 renamed = {onnx_inputs.input_name(name): value for name, value in converted.items()}
 by_hand = onnx_inputs.to_inputs(load_file(desk.path("summary/adapter/adapter_model.safetensors")), r=8, alpha=16)
 gap = max(float(np.abs(by_hand[name] - renamed[name]).max()) for name in by_hand)

@@ -235,20 +235,23 @@ table(*({"between machines": wire, **{name: f"{parallel.ring_seconds(n, 4, 4, sp
                                       for name, n in trained.items()}} for wire, speed in wires.items()))
 
 # %% [markdown]
-# A step of a billion parameters takes about a second on a GPU. Over an office network LoRA pays, full fine-tuning does
-# not. The picture is the law compute / p + all-reduce, for a step of one second:
+# A step of a billion parameters takes about a second on a GPU. Over an office network LoRA on four gains little, since
+# the toll is longer than the work that is left, and full fine-tuning only loses; between data centre machines full pays
+# the toll that LoRA pays in the office. The picture is that second case, by the law compute / p + all-reduce, for a
+# step of one second:
 
 # %%
 from labkit import plots
 from labkit.scaling import step_seconds
 
 counts = range(1, 17)
-figure, axes = plots.new("One billion parameters over 100 Gbit/s: what p processes gain", "processes", "times as fast")
+lora, best = (1 / step_seconds(1.0, 16, size, 12.5e9) for size in (0.04e9, 4e9))
+figure, axes = plots.new(f"16 processes over 100 Gbit/s: LoRA {lora:.0f} times as fast, full {best:.1f}",
+                         "processes", "times as fast")
 axes.plot(counts, counts, ":", color=plots.COLOURS["grey"], label="as one would wish")
 for (name, size), colour in zip({"LoRA (1 %)": 0.04e9, "full": 4e9}.items(), ("blue", "orange")):
     axes.plot(counts, [1 / step_seconds(1.0, p, size, 12.5e9) for p in counts], color=plots.COLOURS[colour], label=name)
 axes.legend(frameon=False)
-best = 1 / step_seconds(1.0, 16, 4e9, 12.5e9)
 plots.show(figure, alt=f"Speed-up over 1 to 16 processes: LoRA nearly the ideal line, full flat, {best:.1f} at 16")
 
 # %% [markdown]
@@ -274,7 +277,7 @@ table(cores=profiles.cores(), one_process=f"{mine.get('seconds_one_process')} s"
 # %%
 from labkit import measured, plots, scaling
 
-waiting = scaling.loading(workers=(0, 1, 2, 4), row=0.004, compute=0.03, batch=16)
+waiting = scaling.loading(workers=(0, 1, 2, 3, 4), row=0.004, compute=0.03, batch=16)
 enough = next((row["workers"] for row in waiting if row["waits for"] == "the model"), "more")
 plots.show(scaling.draw_loading(waiting, f"{enough} workers, and the model waits no more"),
            alt="; ".join(f"{row['workers']} workers: {1e3 * row['measured']:.0f} ms" for row in waiting))
@@ -327,8 +330,8 @@ table(*({"split": what, **{f"{p} GPUs": f"{scaling.sharded(needs, p, stage) / 1e
 
 # %% [markdown]
 # Read the last line against the 80 GB of an A100 and the 24 GB of an L4. What is not split are activations: each
-# process has its own rows. The price is traffic: weights are gathered twice a step, half as much again as data parallel
-# sends.
+# process has its own rows. One row, checkpointed, is too little to show here; many long ones are not. The price is
+# traffic: weights are gathered twice a step, half as much again as data parallel sends.
 #
 # Nothing of the script changes; another file does. This is the part of it that differs:
 
@@ -446,6 +449,7 @@ print(f"{tokens:,} tokens, {one.total:,} parameters, {one.seconds:.1f} s: {used:
 # A small model wastes most of a machine: matrices this narrow lie on the slope of the roofline, and the rest is Python.
 # Trainings of billions of parameters report 30 to 50 % of a GPU. Now the plan for a real job: 20,000 tickets of 200
 # tokens, three epochs, LoRA on 1.5 billion parameters. The prices are examples; put in those of your provider.
+# **Predict** which GPU makes it cheapest.
 
 # %%
 from labkit import scaling
@@ -456,8 +460,9 @@ plans = [scaling.plan(3 * 20_000 * 200, 1.5e9, gpu, price=price, utilisation=0.3
 table(*(plan.row() for plan in plans))
 
 # %% [markdown]
-# Fine-tuning is cheap; what costs is the tenth try, and the GPU that idles while you read. Twice the GPUs never make
-# it cheaper, and at best half as long.
+# Compare the price of an hour with that of the training: a dear hour may be the cheap one, if a fast GPU is kept as
+# busy as a slow one. Fine-tuning is cheap; what costs is the tenth try, and the GPU that idles while you read. Twice
+# the GPUs never make it cheaper, and at best half as long.
 #
 # ## The same by command line
 # `labkit finetune` does all of it for a file of yours: `--processes 2` starts itself twice, as `torchrun` does, and
@@ -475,7 +480,7 @@ print((profiles.COURSE / "data/jobs/slurm.sh").read_text())
 
 # %% [markdown]
 # ## On a real model
-# What this lab measured on your machine, beside what it measured under `LABKIT_PROFILE=small` when we ran it. The
+# What this lab measured on your machine, beside what it measured under `LABKIT_PROFILE=small`, if it was recorded. The
 # trainings above are tiny-base's on either side: what they show are differences, which do not grow with the model.
 
 # %%

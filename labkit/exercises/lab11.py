@@ -342,7 +342,7 @@ def _weights(seed: int = 11):
         "{n.removeprefix('base_model.model.').replace('self_attn', 'attn').replace('.weight', '.MatMul.weight'):\n"
         " v.T * (alpha / r if 'lora_B' in n else 1) for n, v in weights.items()}",
     ),
-    after="convert-adapters does all of this but for the names.",
+    after="Transpose, scale, rename: all that lies between two formats.",
 )
 def adapter_inputs(answer):
     import numpy as np

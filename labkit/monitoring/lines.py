@@ -30,6 +30,8 @@ def notebook_line() -> TrainerCallback | None:
     from IPython.display import HTML, display
 
     class Line(meter_callback()):
+        handle = None
+
         def on_train_begin(self, args, state, control, **kwargs):
             super().on_train_begin(args, state, control, **kwargs)
             self.handle, self.looked = display(HTML(""), display_id=True), time.monotonic()
@@ -41,7 +43,11 @@ def notebook_line() -> TrainerCallback | None:
 
         def on_train_end(self, args, state, control, **kwargs):
             super().on_train_end(args, state, control, **kwargs)
-            self.handle.update(HTML(""))
+            self.close()
+
+        def close(self):  # a training that an error ends never comes to on_train_end
+            if self.handle is not None:
+                self.handle.update(HTML(""))
 
     return Line(Meter())
 
@@ -55,6 +61,8 @@ def terminal_line(file=None) -> TrainerCallback:
     from tqdm import tqdm
 
     class Bar(meter_callback()):
+        bar = None
+
         def on_train_begin(self, args, state, control, **kwargs):
             super().on_train_begin(args, state, control, **kwargs)
             self.looked = time.monotonic()
@@ -70,6 +78,10 @@ def terminal_line(file=None) -> TrainerCallback:
 
         def on_train_end(self, args, state, control, **kwargs):
             super().on_train_end(args, state, control, **kwargs)
-            self.bar.close()
+            self.close()
+
+        def close(self):
+            if self.bar is not None:
+                self.bar.close()
 
     return Bar(Meter())

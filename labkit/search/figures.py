@@ -213,7 +213,7 @@ def history(study: Study, startup: int = 10) -> Figure:
 
 
 def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
-    """The best trials of a study beside what one setting gave with other seeds, and the band of two such spreads.
+    """The best trials of a study beside one setting with other seeds, and how far that luck reaches from the first.
 
     Args:
         again: figures of one setting, a seed each.
@@ -221,12 +221,12 @@ def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
     """
     (times, axis) = _times(study)
     done = sorted((t for t in study.trials if t.state == "done"), key=lambda t: -t.value)[:most]
-    middle, spread = mean(again), stdev(again)
-    inside = sum(abs(t.value - done[0].value) <= 2 * 2**0.5 * spread for t in done)
+    reach = 2 * 2**0.5 * stdev(again)  # two standard deviations of the difference of two runs
+    inside = sum(abs(t.value - done[0].value) <= reach for t in done)
     title = f"{inside} of the best {len(done)} trials lie within the luck of a seed from the first"
     figure, axes = plots.new(title, axis, "", height=2.6)
-    axes.axvspan(times * (middle - 2 * spread), times * (middle + 2 * spread), color=plots.COLOURS["grey"], alpha=0.15,
-                 label="mean ± 2 standard deviations")
+    axes.axvspan(times * (done[0].value - reach), times * (done[0].value + reach), color=plots.COLOURS["grey"],
+                 alpha=0.15, label="the first ± the luck between two runs")
     axes.scatter([times * v for v in again], [0] * len(again), color=plots.COLOURS["orange"], marker="D", s=40)
     axes.scatter([times * t.value for t in done], [1] * len(done), color=plots.COLOURS["blue"], s=40)
     axes.set_yticks([0, 1], ["one setting,\nfive seeds", f"best {len(done)}\nsettings"])

@@ -12,7 +12,7 @@ from labkit.export import OnnxModel
 from labkit.tables import Table
 from labkit.widgets.shown import bundle
 
-NONE = "(none: the base)"
+NONE, WHOLE = "(none: the base)", "(the model)"  # the second where there are no adapters to leave out
 
 
 class AdapterChat:
@@ -26,12 +26,12 @@ class AdapterChat:
 
     def __init__(self, model: OnnxModel, text: str, tokens: int = 64):
         self.model, self.text, self.tokens = model, text, tokens
-        self.said = {name: self.ask(text, name) for name in [NONE, *model.adapters]}
+        self.said = {name: self.ask(text, name) for name in [NONE if model.adapters else WHOLE, *model.adapters]}
 
     def pieces(self, text: str, name: str):
         """The answer's pieces of text; an error that can be named takes the place of an answer."""
         try:
-            for piece in self.model.stream(text, self.tokens, adapter=None if name == NONE else name):
+            for piece in self.model.stream(text, self.tokens, adapter=None if name in (NONE, WHOLE) else name):
                 yield piece.text
         except LabError as error:
             yield f"({error})"
