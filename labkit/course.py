@@ -21,7 +21,7 @@ from pathlib import Path
 from labkit import stamps
 from labkit.blanks import learner_source, solved_source
 from labkit.errors import LabError
-from labkit.profiles import COURSE
+from labkit.profiles import COURSE, python_path
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(A widget: run this cell to move it.)"
@@ -56,9 +56,8 @@ class Result:
 
 def kernel_environment(scratch: Path, **settings: str) -> dict[str, str]:
     """The environment of a notebook's kernel: this checkout's labkit, and not the learner's own progress and runs."""
-    path = os.pathsep.join(filter(None, [str(COURSE), os.environ.get("PYTHONPATH")]))
     own = {"LABKIT_PROGRESS": str(scratch / "progress.json"), "LABKIT_RUNS": str(scratch / "runs")}
-    return {**os.environ, "PYTHONPATH": path, **own, **settings}
+    return {**os.environ, "PYTHONPATH": python_path(), **own, **settings}
 
 
 def names(chosen: list[str] | None = None, root: Path = COURSE) -> list[str]:

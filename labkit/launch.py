@@ -120,8 +120,7 @@ def show(command: Sequence[str], folder: str | Path = ".", **environment: str) -
     modules = {"torchrun": ["-m", "torch.distributed.run"], "labkit": ["-m", "labkit"], "python": [],
                "accelerate": ["-m", "accelerate.commands.accelerate_cli"]}
     print("$", *command, flush=True)
-    path = os.pathsep.join(filter(None, (str(profiles.COURSE), os.environ.get("PYTHONPATH"))))
-    given = {"OMP_NUM_THREADS": str(threads(2)), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore",
+    given = {"OMP_NUM_THREADS": str(threads(2)), "PYTHONPATH": profiles.python_path(), "PYTHONWARNINGS": "ignore",
              "LABKIT_PROFILE": profiles.current().name}
     if torch.cuda.device_count() == 1:  # nccl wants a GPU for each process: two meet on the CPU then
         given["CUDA_VISIBLE_DEVICES"] = ""

@@ -14,8 +14,6 @@ from labkit.data.encode import encode_prompt
 from labkit.errors import LabError
 from labkit.export.measure import speed
 from labkit.export.model import OnnxModel
-from labkit.export.tokens import STRINGS as STRINGS  # the fifty strings that tokenizers are compared on
-from labkit.export.tokens import gaps as gaps
 from labkit.tables import Table
 from labkit.training import Run
 
@@ -37,7 +35,7 @@ class Served:
     bytes: int | None = None
 
     def ask(self, prompt: str, tokens: int = TOKENS) -> tuple[str, int]:
-        """The greedy answer to a prompt, and how many tokens the server counted in it.
+        """The greedy answer to a prompt, and how many tokens the server counted in the prompt.
 
         Raises:
             LabError: nobody answers there, or not with an answer.
@@ -165,8 +163,9 @@ def follow(stages: Mapping[str, Any], rows: Dataset, labels: Sequence[str] = (),
 
 
 def _ask(stage: Any, prompts: list, labels: Sequence[str], written: int, timed: bool) -> dict[str, Any]:
+    tokens = TOKENS if labels else LONG
     if isinstance(stage, Served):
-        pairs = [stage.ask(prompt) for prompt in prompts]
+        pairs = [stage.ask(prompt, tokens) for prompt in prompts]
         said = [text.strip() for text, _ in pairs]
         return {"counts": [count for _, count in pairs], "ids": None, "scores": None, "answers": said[:written],
                 "said": said, "bytes": stage.bytes, "decode": None}
@@ -176,14 +175,14 @@ def _ask(stage: Any, prompts: list, labels: Sequence[str], written: int, timed: 
     if isinstance(stage, OnnxModel):
         ids = [stage.prompt_ids(prompt) for prompt in prompts]
         scores = stage.score_labels(prompts, labels, adapter) if labels else None
-        answers = stage.generate(prompts[:written], TOKENS if labels else LONG, adapter=adapter)
+        answers = stage.generate(prompts[:written], tokens, adapter=adapter)
         size = stage.bytes
     else:
         stage = stage.loaded if isinstance(stage, Run) else stage
         model, tokenizer = stage
         ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
         scores = evaluation.score_labels(model, tokenizer, prompts, labels).numpy() if labels else None
-        answers = evaluation.generate(model, tokenizer, prompts[:written], TOKENS if labels else LONG)
+        answers = evaluation.generate(model, tokenizer, prompts[:written], tokens)
         size = sum(p.numel() * p.element_size() for p in model.parameters())
     return {"counts": [len(row) for row in ids], "ids": ids, "scores": scores, "answers": answers,
             "said": answers if scores is None else [labels[i] for i in scores.argmax(-1)], "bytes": size,

@@ -139,6 +139,11 @@ def _find(name: str, where: str) -> Profile:
     return PROFILES[name]
 
 
+def python_path() -> str:
+    """PYTHONPATH for a process of its own: this checkout first."""
+    return os.pathsep.join(filter(None, [str(COURSE), os.environ.get("PYTHONPATH")]))
+
+
 def cache() -> Path:
     """The folder for fetched models: `LABKIT_CACHE`, or the user's own cache folder."""
     if chosen := os.environ.get("LABKIT_CACHE"):

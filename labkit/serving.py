@@ -75,7 +75,7 @@ def app(model: OnnxModel, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  
         from fastapi.responses import JSONResponse, StreamingResponse
     except ImportError as error:
         raise LabError("FastAPI is not installed", where="serving",
-                       todo='Run `pip install "labkit[serving]"`') from error
+                       todo="Run `pip install -c constraints.txt -e '.[serving]'` in the course's folder") from error
 
     state, names, started = State(), [BASE, *model.adapters], int(time.time())
     pool = ThreadPoolExecutor(limits.running, thread_name_prefix="answer")
@@ -101,7 +101,6 @@ def app(model: OnnxModel, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  
                 self.writing.close()
 
     web = FastAPI(title="labkit", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
-    web.state.serving = state
     web.add_middleware(_BodyLimit, most=limits.body)
 
     @web.exception_handler(Refused)

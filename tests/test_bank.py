@@ -12,7 +12,7 @@ from labkit.adapters import Bank, Router
 from labkit.errors import LabError
 
 IDS = torch.arange(4, 24).reshape(2, 10)
-ALPHA, RANK = 8, 4
+RANK = 4
 
 
 def adapter(folder, seed, rank=RANK, variant="lora"):

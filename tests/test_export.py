@@ -60,7 +60,7 @@ def test_an_adapter_is_merged_into_its_base(home, base):
     tuned = adapters.load(models.load("tiny")[0], folder)
     model = to_onnx((tuned, base[1]), out=home / "merged")
     assert model.generate(ASKED, 16) == evaluation.generate(tuned, base[1], ASKED, 16)
-    assert not hasattr(tuned.get_base_model(), "merged") and adapters.matrices(tuned)  # the one given is as it was
+    assert adapters.matrices(tuned)  # the one given is as it was
 
 
 def test_an_adapter_over_a_4_bit_base_is_merged_in_full_precision(home, base):
@@ -72,8 +72,12 @@ def test_an_adapter_over_a_4_bit_base_is_merged_in_full_precision(home, base):
     assert np.abs(here - there).max() < 1e-2
 
 
-def test_int4_is_a_third_of_fp32_and_nearer_than_plain_rounding(home, fp32):
-    int4 = to_onnx("tiny", "int4", out=home / "int4")
+@pytest.fixture(scope="module")
+def int4(home):
+    return to_onnx("tiny", "int4", out=home / "int4")
+
+
+def test_int4_is_a_third_of_fp32_and_nearer_than_plain_rounding(home, fp32, int4):
     plain = quantised(fp32, ROAD["nearest"], home / "nearest")
     texts = texts_of(fp32)
     assert int4.bytes <= 0.35 * fp32.bytes
@@ -232,7 +236,7 @@ def test_a_prompt_over_the_context_is_refused_and_one_that_nearly_fills_it_is_an
     while len(fp32.encode(fp32.render("tent " * (words + 20)))) < 1000:
         words += 20
     pieces = list(fp32.stream("tent " * words, 500))
-    assert pieces[-1].end in ("stop", "length") and len(pieces) <= 1024
+    assert len(pieces) <= fp32.context - len(fp32.prompt_ids("tent " * words)) < 500
 
 
 @pytest.mark.parametrize("setting", [{"adapter": "none such"}, {"temperature": -1}, {"top_p": 0}, {"top_k": -1},
@@ -308,7 +312,5 @@ def test_an_exported_model_answers_without_pytorch(fp32):
     assert done.stdout.splitlines() == [repr(fp32.generate("Hello", 8)), "False"]
 
 
-def test_the_winning_recipe_is_on_the_road_and_in_the_record(home, fp32):
-    assert INT4 in ROAD.values()
-    kept = json.loads((home / "int4" / "labkit.json").read_text()) if (home / "int4").exists() else None
-    assert kept is None or kept["recipe"] == json.loads(json.dumps(INT4.facts()))
+def test_the_recipe_of_int4_stands_in_the_record(int4):
+    assert int4.facts["recipe"] == json.loads(json.dumps(INT4.facts()))

@@ -54,7 +54,7 @@ def test_lost_accuracy_is_named_with_its_points(many):
     assert "5.0 points" in whole.drifts()[0]
 
 
-def test_another_template_is_named(many, tmp_path):
+def test_another_template_is_named(many):
     model, tokenizer = models.load("tiny")
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant:\n")
     found = follow({"ONNX": many, "elsewhere": (model, tokenizer)}, ROWS, TONE.labels, 2, timed=False)

@@ -6,7 +6,7 @@ Stands between `models` (which gives a base) and `training` (which moves what is
 from importlib import import_module
 
 from labkit.adapters.bank import Bank
-from labkit.adapters.lora import NUDGE, VARIANTS, attach_lora, load, matrices, merge, save
+from labkit.adapters.lora import NUDGE, VARIANTS, attach_lora, folder_of, load, matrices, merge, save
 from labkit.adapters.router import Router
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "attach_bottleneck",
     "attach_lora",
     "detach_bottleneck",
+    "folder_of",
     "load",
     "load_bottleneck",
     "matrices",

@@ -33,17 +33,16 @@ class Bank:
     Args:
         base: the model; adapters are put on it in place.
         rank: where it is given, adapters of any other rank are refused.
-        identity: `models.identity` of the base; None works it out where the base was loaded from a folder.
 
     >>> bank = Bank(models.load("tiny")[0])
     >>> bank.names, bank.active
     ([], None)
     """
 
-    def __init__(self, base: PreTrainedModel, rank: int | None = None, identity: str | None = None):
+    def __init__(self, base: PreTrainedModel, rank: int | None = None):
         self._base, self._peft, self.rank = base, None, rank
         self.active: str | None = None
-        self.identity = identity or _identity(base)
+        self.identity = _identity(base)
 
     @property
     def names(self) -> list[str]:
@@ -70,8 +69,7 @@ class Bank:
                 or the bank holds, or lacks weights. The bank is then as it was.
         """
         self._free(name)
-        folder = Path(folder)
-        folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+        folder = lora.folder_of(folder)
         config = _read(folder / "adapter_config.json", folder)
         self._same_base(folder)
         if self.rank is not None and config.get("r") != self.rank:

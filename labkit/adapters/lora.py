@@ -154,6 +154,12 @@ def save(model: PeftModel, folder: str | Path, start: str | Path | None = None) 
     (Path(folder) / "README.md").unlink(missing_ok=True)  # a blank card; ours is written from scores
 
 
+def folder_of(folder: str | Path) -> Path:
+    """Where an adapter lies: the folder itself, or in that of the Run which made it."""
+    folder = Path(folder)
+    return folder / "adapter" if (folder / "adapter").is_dir() else folder
+
+
 def load(model: PreTrainedModel | PeftModel, folder: str | Path, name: str = "default") -> PeftModel:
     """Put a saved adapter on its base, or beside the adapters that are on it.
 

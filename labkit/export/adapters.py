@@ -94,7 +94,6 @@ def convert(adapter: str | Path, shapes: dict[str, tuple[int, int]], file: Path)
         LabError: no adapter, one of another kind than LoRA, or one that does not fit this model.
     """
     import numpy as np
-    import onnxruntime
 
     factors = read_peft(adapter)
     if unknown := sorted(set(factors) - set(shapes)):
@@ -110,15 +109,22 @@ def convert(adapter: str | Path, shapes: dict[str, tuple[int, int]], file: Path)
                            where=str(adapter), todo="Take the base that the adapter was trained on")
         more = rank - len(A)  # zeros up to the largest rank: genai wants one rank in all places of an adapter
         A, B = np.pad(A, ((0, more), (0, 0))), np.pad(B, ((0, 0), (0, more)))
-        for factor, array in (("lora_A", A.T), ("lora_B", B.T)):
-            array = np.ascontiguousarray(array, dtype=np.float32)
-            values[f"{name}.{factor}"] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        values |= {f"{name}.lora_A": A.T.astype(np.float32), f"{name}.lora_B": B.T.astype(np.float32)}
+    write(values, file)
+    return rank
+
+
+def write(values: dict[str, np.ndarray], file: Path) -> None:
+    """Write arrays by name as an .onnx_adapter file."""
+    import numpy as np
+    import onnxruntime
+
     form = onnxruntime.AdapterFormat()
     form.set_adapter_version(1)
     form.set_model_version(1)
-    form.set_parameters(values)
+    form.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+                         for name, value in values.items()})
     form.export_adapter(str(file))
-    return rank
 
 
 def read_peft(adapter: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -131,7 +137,6 @@ def read_peft(adapter: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     from safetensors.torch import load_file
 
     folder = Path(adapter)
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder  # a Run's folder will do
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "adapter_model.safetensors")

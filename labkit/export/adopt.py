@@ -6,7 +6,6 @@ Beside `build`, which makes such folders itself; here Olive, or the builder's ow
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.export import graph
-from labkit.export.build import _agreement, _record, _settle
+from labkit.export.build import _agreement, _record, _settle, refuse
 from labkit.export.model import ADAPTERS, FACTS, OnnxModel, genai
 from labkit.training import writable
 
@@ -42,13 +41,10 @@ def adopt(folder: str | Path, base: str | Path, out: str | Path, adapters: Mappi
         if not (folder / name).is_file():
             raise LabError(f"there is no {name}", where=str(folder),
                            expected="what the model builder wrote (--use_model_builder --use_ort_genai)")
-    for name, file in (adapters or {}).items():
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
-            raise LabError(f"{name!r} is no name for an adapter", where="adapters", expected="letters, digits, dots")
+    refuse(adapters or {}, out)
+    for file in (adapters or {}).values():
         if not Path(file).is_file():
             raise LabError("no adapter file", where=str(file), expected="an .onnx_adapter file")
-    if out.exists() and any(out.iterdir()) and not (out / FACTS).is_file():
-        raise LabError("this folder holds something else", where=str(out), todo="Choose another one with out=")
     writable(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".onnx-") as scratch:
         made = Path(scratch) / "made"

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,10 @@ def to_onnx(run_or_model: Any = None, precision: str = "fp32", adapters: Mapping
     genai()
     recipe = (recipe or quantize.INT4) if precision == "int4" else quantize.INT8 if precision == "int8" else None
     adapters = {name: _adapter_folder(path) for name, path in (adapters or {}).items()}
-    for name in adapters:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
-            raise LabError(f"{name!r} is no name for an adapter", where="adapters",
-                           expected="letters, digits, dots, hyphens, at most 64")
     out = Path(out) if out else _place(run_or_model, precision, bool(adapters))
+    refuse(adapters, out)
+    if recipe:
+        quantize.check(recipe)
     made_of = {"weights": _weights(run_or_model), "precision": precision, "recipe": recipe.facts() if recipe else None,
                "adapters": {name: _hash(path) for name, path in adapters.items()},
                "texts": hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16] if texts else "shipped"}
@@ -84,11 +83,23 @@ def to_onnx(run_or_model: Any = None, precision: str = "fp32", adapters: Mapping
                  "made_of": made_of, **_agreement(source, made)}
         _record(made, facts)
         if out.exists():
-            if not (out / FACTS).is_file() and any(out.iterdir()):
-                raise LabError("this folder holds something else", where=str(out), todo="Choose another one with out=")
             shutil.rmtree(out)
         os.replace(made, out)
     return OnnxModel(out)
+
+
+def refuse(names: Iterable[str], out: Path) -> None:
+    """Nothing, if adapters may be called so and `out` may be written over; said before anything is made.
+
+    Raises:
+        LabError: a name is none, or the folder holds something else than an exported model.
+    """
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
+            raise LabError(f"{name!r} is no name for an adapter", where="adapters",
+                           expected="letters, digits, dots, hyphens, at most 64")
+    if out.exists() and not (out / FACTS).is_file() and any(out.iterdir()):
+        raise LabError("this folder holds something else", where=str(out), todo="Choose another one with out=")
 
 
 def quantised(fp32: OnnxModel, recipe: quantize.Recipe, out: str | Path,
@@ -101,9 +112,15 @@ def quantised(fp32: OnnxModel, recipe: quantize.Recipe, out: str | Path,
     if recipe.builder or fp32.facts["precision"] != "fp32" or fp32.adapters:
         raise LabError("only an fp32 export without adapters can be quantised again, and not by the builder",
                        where=str(fp32.folder), todo="Export it anew: to_onnx(run, 'int4', recipe=recipe)")
+    quantize.check(recipe)
     out = Path(out)
+    texts = _texts(fp32.folder, texts) if recipe.rounding == "gptq" else ()
     shutil.copytree(fp32.folder, out)
-    quantize.quantise(out, recipe, _texts(out, texts) if recipe.rounding == "gptq" else ())
+    try:
+        quantize.quantise(out, recipe, texts)
+    except LabError:
+        shutil.rmtree(out)  # an fp32 copy by another name
+        raise
     _record(out, {**fp32.facts, "precision": "int4" if recipe.bits == 4 else "int8", "recipe": recipe.facts(),
                   "made_of": None})
     return OnnxModel(out)
@@ -123,8 +140,7 @@ def _place(run_or_model: Any, precision: str, with_adapters: bool) -> Path:
 
 
 def _adapter_folder(path: Any) -> Path:
-    folder = path.folder if isinstance(path, Run) else Path(path)
-    return folder / "adapter" if (folder / "adapter").is_dir() else folder
+    return low_rank.folder_of(path.folder if isinstance(path, Run) else path)
 
 
 def _hash(folder: Path) -> str:

@@ -57,13 +57,13 @@ def write(model: onnx.ModelProto, folder: str | Path) -> None:
               size_threshold=256)
 
 
-def linears(model: onnx.ModelProto, only: str = "MatMul") -> Iterator[Linear]:
+def linears(model: onnx.ModelProto) -> Iterator[Linear]:
     """Every MatMul with a stored two-dimensional weight, in the order of the graph."""
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == only and node.input[1] in stored and len(stored[node.input[1]].dims) == 2:
+        if node.op_type == "MatMul" and node.input[1] in stored and len(stored[node.input[1]].dims) == 2:
             weight = numpy_helper.to_array(stored[node.input[1]])  # (d_in, d_out) in the graph
             yield Linear(node.name, node.input[0], node.input[1], weight.T)
 

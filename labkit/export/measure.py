@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labkit.export.model import OnnxModel
+from labkit.export.model import OnnxModel, log_softmax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,11 +110,6 @@ def kl(reference: Callable[[Sequence[int]], np.ndarray], other: Callable[[Sequen
     0.0
     """
     import numpy as np
-
-    def log_softmax(x):
-        x = x.astype(np.float64)
-        x = x - x.max(-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
     total, tokens = 0.0, 0
     for ids in texts:

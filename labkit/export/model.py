@@ -273,13 +273,13 @@ class OnnxModel:
             if read:
                 generator.rewind_to(same)
             generator.append_tokens(ids[same:])
-            first = _log_softmax(generator.get_output("logits")[0, -1])
+            first = log_softmax(generator.get_output("logits")[0, -1])
             for j, answer in enumerate(answers):
                 scores[i, j] = first[answer[0]]
                 if len(answer) > 1:
                     generator.append_tokens(answer[:-1])
                     rows = generator.get_output("logits")[0]  # (len(answer) - 1, vocabulary)
-                    scores[i, j] += sum(_log_softmax(row)[t] for row, t in zip(rows, answer[1:], strict=True))
+                    scores[i, j] += sum(log_softmax(row)[t] for row, t in zip(rows, answer[1:], strict=True))
                     generator.rewind_to(len(ids))
             read = ids
         return scores
@@ -297,9 +297,9 @@ class OnnxModel:
 
     def info(self) -> Table:
         """Bytes by part: which weights, the graph, the tokenizer, settings, and each adapter."""
-        parts = part_bytes(self.folder)
-        rows = [{"part": name, "bytes": size, "share": f"{size / self.bytes:.1%}"} for name, size in parts.items()]
-        return Table([*rows, {"part": "whole folder", "bytes": self.bytes, "share": "100.0%"}], repr(self))
+        parts, whole = part_bytes(self.folder), self.bytes
+        rows = [{"part": name, "bytes": size, "share": f"{size / whole:.1%}"} for name, size in parts.items()]
+        return Table([*rows, {"part": "whole folder", "bytes": whole, "share": "100.0%"}], repr(self))
 
 
 def genai():
@@ -308,7 +308,7 @@ def genai():
         import onnxruntime_genai
     except ImportError as error:
         raise LabError("onnxruntime-genai is not installed", where="export",
-                       todo='Run `pip install "labkit[olive]"`') from error
+                       todo="Run `pip install -c constraints.txt -e '.[olive]'` in the course's folder") from error
     return onnxruntime_genai
 
 
@@ -345,12 +345,13 @@ def _part(name: str) -> str:
     return "MLP" if ".mlp." in name else "norms, positions and the rest"
 
 
-def _log_softmax(row: np.ndarray) -> np.ndarray:
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """Log-probabilities of logits (..., vocabulary), in float64."""
     import numpy as np
 
-    row = row.astype(np.float64)
-    row = row - row.max()
-    return row - np.log(np.exp(row).sum())
+    x = x.astype(np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def _checked(folder: Path) -> dict:

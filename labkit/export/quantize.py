@@ -116,11 +116,8 @@ def _groups(folder, model, recipe: Recipe, texts) -> Iterator[tuple[list[graph.L
         groups.setdefault((linear.source, recipe.bits_of(linear.name)), []).append(linear)
     wanted = {group[0].source: group[0].weight.shape[1] for (_, bits), group in groups.items() if bits == 4}
     seen = calibrate.moments(folder, wanted, texts) if recipe.rounding == "gptq" else None
-    last: tuple[str, torch.Tensor] | None = None  # one at a time: they are large
-    for (source, bits), group in groups.items():
-        if seen and bits == 4 and (last is None or last[0] != source):
-            last = next(seen)
-        yield group, last[1] if last and bits == 4 else None
+    for (_, bits), group in groups.items():
+        yield group, next(seen)[1] if seen and bits == 4 else None  # one at a time: they are large
 
 
 def halve(folder: str | Path) -> None:
@@ -287,18 +284,14 @@ def _embedding(model: onnx.ModelProto, arrays: dict[str, np.ndarray], recipe: Re
     gather = next((n for n in model.graph.node if n.name == "/model/embed_tokens/Gather"), None)
     if gather is None:
         return {}
-    nodes, head, place = [], graph.HEAD, "lm_head.MatMul"
-    bits = recipe.bits_of(head)
+    nodes, place, bits = [], "lm_head.MatMul", recipe.bits_of(graph.HEAD)
     tied = _tied(model)
     if tied is None:
         table = next(t for t in model.graph.initializer if t.name == gather.input[0])
         codes, scales, _ = rounded(numpy_helper.to_array(table), 8, recipe.block, True, "nearest")
         place, bits = "model.embed_tokens", 8
         arrays |= {f"{place}.codes": packed(codes, 8, recipe.block), f"{place}.scales": scales}
-        # its fp32 table goes out with the node that reads it
-        kept = [t for t in model.graph.initializer if t.name != gather.input[0]]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(kept)
+        graph.replace_initializers(model, {gather.input[0]}, {})  # the fp32 table goes with the node that reads it
     rows, blocks, each = arrays[f"{place}.codes"].shape
     arrays["embedding.shape"] = np.array([rows, blocks * each], np.int64)
     nodes.append(helper.make_node("Reshape", [f"{place}.codes", "embedding.shape"], ["embedding.codes"],

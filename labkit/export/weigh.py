@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.profiles import COURSE
+from labkit.profiles import python_path
 
 
 def process_memory(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
@@ -26,11 +26,11 @@ def process_memory(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     Raises:
         LabError: a process failed.
     """
-    path = os.pathsep.join(filter(None, [str(COURSE), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": python_path()}
 
     def weigh(spec: Mapping[str, Any]) -> int:
         words = [sys.executable, "-m", "labkit.export.weigh", json.dumps(dict(spec), default=str)]
-        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+        done = subprocess.run(words, capture_output=True, text=True, env=env)
         if done.returncode:
             raise LabError(f"the process ended early ({done.stderr.strip().splitlines()[-1:]})", where=str(spec))
         return int(done.stdout.split()[-1])

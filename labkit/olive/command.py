@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,20 +124,20 @@ class Desk:
         self.folder.mkdir(parents=True, exist_ok=True)
         _lay(models.find(model), self.folder / BASE)
 
-    def run(self, command: str | Sequence[str], timeout: float = 1800) -> Done:
+    def run(self, command: str, timeout: float = 1800) -> Done:
         """Run `olive COMMAND` in this folder.
 
         Telemetry is off, what Olive remembers of earlier runs is cleared, `--log_level 1` is added where no level is
         given, and `--max_steps` is capped by LABKIT_STEPS.
 
         Args:
-            command: as one would type it behind `olive`, on as many lines as one likes, or as a list of words.
+            command: as one would type it behind `olive`, on as many lines as one likes.
             timeout: in seconds.
 
         Raises:
             LabError: the command failed; the text has the last line that says why.
         """
-        words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+        words = shlex.split(command)
         if words[:1] == ["olive"]:
             words = words[1:]
         if not words:
@@ -174,8 +174,7 @@ class Desk:
         return out
 
     def _call(self, words: list[str], log: Path, timeout: float) -> tuple[int, str]:
-        path = os.pathsep.join(filter(None, [str(profiles.COURSE), os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, **QUIET, "PYTHONPATH": path}
+        env = {**os.environ, **QUIET, "PYTHONPATH": profiles.python_path()}
         words = words if "--log_level" in words else [*words, "--log_level", "1"]
         if warm.possible:
             code = warm.call(words, self.folder, log, env, timeout)
@@ -205,13 +204,13 @@ class Desk:
             raise LabError("is not there yet", where=name, todo="Run the cell above whose command writes it first")
         return place
 
-    def write(self, name: str, content: dict | str | Iterable[dict]) -> Path:
-        """Write a file into the folder: a dict as JSON, text as it is, rows as JSON lines."""
+    def write(self, name: str, content: dict | Iterable[dict]) -> Path:
+        """Write a file into the folder: a dict as JSON, rows as JSON lines."""
         place = self.folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, dict):
             content = json.dumps(content, indent=1) + "\n"
-        elif not isinstance(content, str):
+        else:
             content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
         place.write_text(content, encoding="utf-8")
         return place

@@ -39,17 +39,11 @@ def write_adapter(weights: dict[str, np.ndarray], file: str | Path) -> Path:
     Raises:
         LabError: there are none.
     """
-    import numpy as np
-    import onnxruntime
+    from labkit.export.adapters import write
 
     if not weights:
         raise LabError("no weights to write", where=str(file))
-    form = onnxruntime.AdapterFormat()
-    form.set_adapter_version(1)
-    form.set_model_version(1)
-    form.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-                         for name, value in weights.items()})
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    form.export_adapter(str(file))
+    write(weights, file)
     return file

@@ -36,13 +36,12 @@ def text_template(task: str = "tone", model: str | None = None) -> str:
     return render(tokenizer, PROMPTS[task].replace("{text}", "{phrase}")) + "{tone}" + end
 
 
-def training_arguments(steps: int, batch_size: int | None = None, learning_rate: float | None = None,
-                       schedule: str = "cosine") -> dict:
+def training_arguments(steps: int) -> dict:
     """What labkit's own training tells the Trainer, for a workflow's `training_args`; the profile says the rest."""
     profile, steps = profiles.current(), capped(steps)
     return {
-        "max_steps": steps, "per_device_train_batch_size": batch_size or profile.batch_size,
-        "learning_rate": learning_rate or profile.learning_rate, "lr_scheduler_type": schedule,
+        "max_steps": steps, "per_device_train_batch_size": profile.batch_size,
+        "learning_rate": profile.learning_rate, "lr_scheduler_type": "cosine",
         "warmup_steps": math.ceil(WARMUP * steps), "optim": "adamw_torch", "seed": 0, "data_seed": 0,
         "gradient_checkpointing": False, "logging_steps": max(1, steps // 4), "dataloader_pin_memory": False,
     }
@@ -103,7 +102,7 @@ def planned(config: Mapping) -> dict:
             "passes": " → ".join(entry["type"] for entry in config["passes"].values())}
 
 
-def tried(columns: tuple[str, ...] = ("older tutorial", "Olive's answer", "today", "works")) -> Table:
+def tried() -> Table:
     """The table of what older tutorials say, from the record that data/try_olive.py wrote.
 
     Raises:
@@ -112,9 +111,9 @@ def tried(columns: tuple[str, ...] = ("older tutorial", "Olive's answer", "today
     if not TRIED.is_file():
         raise LabError("nothing was recorded yet", where="data/olive_tried.json", todo="Run python data/try_olive.py")
     record = json.loads(TRIED.read_text(encoding="utf-8"))
-    older, answer, today, works = columns
-    rows = [{"about": row["about"], older: _short(row["older"]), answer: row["error"] or "(none, it works)",
-             today: _short(row["today"]), works: row["today_error"] is None, "why": row["why"]}
+    rows = [{"about": row["about"], "older tutorial": _short(row["older"]),
+             "Olive's answer": row["error"] or "(none, it works)", "today": _short(row["today"]),
+             "works": row["today_error"] is None, "why": row["why"]}
             for row in record["rows"]]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return Table(rows, f"Tried with {versions}")
