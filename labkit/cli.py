@@ -15,7 +15,7 @@ from collections.abc import Callable
 from labkit import __version__, processes
 from labkit.errors import LabError
 
-OK, FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes: done; a lab, a rule or a finding failed; a LabError; Ctrl-C
+OK, FAILED, WRONG, STOPPED = 0, 1, 2, 130  # done; a lab, rule or finding failed, a run is ill; a LabError; Ctrl-C
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DEMO = "runs/demo"
 GRACE = 3  # seconds in which process 0 may say what is wrong, before another process that found it ends the run
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words behind `labkit`; None takes them from the process.
 
     Returns:
-        The exit code: 0; 1 where a lab, a rule of the gate or a finding of the doctor failed; 2 where the user can
-        mend something, which is said in a sentence on stderr; 130 after Ctrl-C.
+        The exit code: 0; 1 where a lab, a rule of the gate or a finding of the doctor failed, or a training is ill;
+        2 where the user can mend something, which is said in a sentence on stderr; 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows a question mark, not a traceback
         if hasattr(stream, "reconfigure"):
@@ -162,8 +162,7 @@ def _labs(parser: argparse.ArgumentParser) -> None:
 def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet with the columns text/label, "
                         "prompt/completion, input/output, or messages; or the word tickets for the shipped ones")
-    parser.add_argument("--columns", metavar="A,B", help="the two columns to train on, question first")
-    parser.add_argument("--model", help="tiny, small, full, a folder with a model, or a hub id such as owner/name")
+    _file_options(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the result goes; a free name below runs/ by default")
     parser.add_argument("--steps", type=_count, help="training steps")
     parser.add_argument("--learning-rate", type=_rate, metavar="RATE", help="peak of the learning rate")
@@ -171,17 +170,24 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_count, metavar="ROWS", help="rows a step")
     parser.add_argument("--max-length", type=_count, metavar="TOKENS", help="longest row, question and answer together")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits and the same adapter")
-    parser.add_argument("--group", metavar="COLUMN", help="rows with the same value there are not parted by the split")
-    parser.add_argument("--test", metavar="FILE", help="rows to test on, in place of a tenth of the first file")
-    parser.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary or reply")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out, counted and named")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="train in so many processes of this "
                         "machine, a GPU or a core each; the result is that of one process")
 
 
+def _file_options(parser: argparse.ArgumentParser) -> None:
+    """What is told of the file, for a training and for a search."""
+    parser.add_argument("--columns", metavar="A,B", help="the two columns to train on, question first")
+    parser.add_argument("--model", help="tiny, small, full, a folder with a model, or a hub id such as owner/name")
+    parser.add_argument("--group", metavar="COLUMN", help="rows with the same value there are not parted by the split")
+    parser.add_argument("--test", metavar="FILE", help="rows to test on, in place of a tenth of the first file")
+    parser.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary or reply")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out, counted and named")
+
+
 def _search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help="as for finetune; or the word tickets for the shipped ones")
+    _file_options(parser)
     parser.add_argument("--space", metavar="FILE", required=True, help="YAML: search_space and search_strategy")
     parser.add_argument("--study", metavar="PLACE", default="runs/search.log", help="a file, or the address of a "
                         "PostgreSQL database, that keeps the study; named again, it is gone on with, or joined")
@@ -189,13 +195,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=_count, help="in all, in place of num_trials")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--rows", type=_count, help="rows that each trial learns from")
-    parser.add_argument("--columns", metavar="A,B", help="the two columns to train on, question first")
-    parser.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary or reply")
-    parser.add_argument("--model", help="tiny, small, full, a folder with a model, or a hub id such as owner/name")
-    parser.add_argument("--group", metavar="COLUMN", help="rows with the same value there are not parted by the split")
-    parser.add_argument("--test", metavar="FILE", help="rows to test on, in place of a tenth of the first file")
     parser.add_argument("--seed", type=int, default=0, help="of the split, of what is drawn and of every training")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out, counted and named")
     parser.add_argument("--open-test", action="store_true", help="train the best setting and the profile's own, and "
                         "score both on the test rows: once, and the study is closed")
 
@@ -255,7 +255,8 @@ def _finetune(arguments: argparse.Namespace) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from labkit.search.job import run_search
 
-    return OK if run_search(**{name: value for name, value in vars(arguments).items() if name != "run"}) else FAILED
+    run_search(**{name: value for name, value in vars(arguments).items() if name != "run"})
+    return OK
 
 
 def _demo(arguments: argparse.Namespace) -> int:

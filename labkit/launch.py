@@ -1,6 +1,6 @@
 """Starting the same command in several processes on this machine, as `torchrun` does, and saying plainly how it ended.
 
-Beside the command line, which calls it for `labkit finetune --processes 2`; `processes` is what the workers ask then.
+Near the bottom: `labkit finetune --processes 2` and `labkit search` begin here; `processes` is what the workers ask.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TAIL = 12  # lines of a failed worker's own words that are shown
 
 
 def words(options: dict) -> list[str]:
-    """The options of `labkit finetune` as one would type them.
+    """The options of a labkit command on a file as one would type them.
 
     >>> words({"source": "rows.csv", "steps": 20, "resume": True, "rank": None})
     ['rows.csv', '--steps', '20', '--resume']

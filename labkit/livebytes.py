@@ -49,6 +49,11 @@ def weight_bytes(model: torch.nn.Module) -> int:
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
+def moments(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """What an optimizer keeps of each weight; nothing before its first step."""
+    return [t for kept in optimizer.state.values() for t in kept.values() if hasattr(t, "untyped_storage")]
+
+
 @contextmanager
 def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor] = (),
                limit: int | None = None) -> Iterator[Peak]:
@@ -140,8 +145,7 @@ def watch_peak(steps: int = 3):
             if self.peak is not None or not state.global_step:
                 return
             self.inside, self.until = ExitStack(), state.global_step + steps
-            moments = [t for kept in optimizer.state.values() for t in kept.values() if hasattr(t, "untyped_storage")]
-            self.peak = self.inside.enter_context(peak_bytes(model, moments))
+            self.peak = self.inside.enter_context(peak_bytes(model, moments(optimizer)))
 
         def on_step_end(self, args, state, control, **kwargs):
             if self.inside is not None and state.global_step >= self.until:

@@ -101,15 +101,14 @@ def all_reduce_bytes(size: float, processes: int) -> float:
     return 2 * (processes - 1) / processes * size
 
 
-def step_seconds(compute: float, processes: int, size: float, bandwidth: float, latency: float = 0.0) -> float:
+def step_seconds(compute: float, processes: int, size: float, bandwidth: float) -> float:
     """A data-parallel step: compute / p, then the all-reduce of the gradients, as if the two never overlapped.
 
     Args:
         compute: seconds that one process takes for the whole batch.
         size: of the gradients that are exchanged, in bytes. bandwidth: between two processes, bytes a second.
-        latency: seconds for each of the ring's 2 (p - 1) messages.
     """
-    return compute / processes + all_reduce_bytes(size, processes) / bandwidth + 2 * (processes - 1) * latency
+    return compute / processes + all_reduce_bytes(size, processes) / bandwidth
 
 
 def sharded(needs: Memory, processes: int, stage: int) -> int:
@@ -214,17 +213,12 @@ def roof(dtype: str = "float32", width: int = 1024, rows: Sequence[int] = (1, 4,
     return Roof(dtype, width, kind.itemsize, tuple(points))
 
 
-def slow_rows(seconds: float, rows: int = 10_000) -> _Slow:
-    """A dataset whose every row takes so long to come, as from a far store; it waits, and needs no core to wait."""
-    return _Slow(seconds, rows)
-
-
 @dataclass(frozen=True)
-class _Slow:
-    """What `slow_rows` gives; a loader asks for no more than a length and rows by number."""
+class SlowRows:
+    """A dataset whose every row takes so long to come, as from a far store; it waits, and needs no core to wait."""
 
     seconds: float
-    rows: int
+    rows: int = 10_000
 
     def __len__(self) -> int:
         return self.rows
@@ -251,7 +245,7 @@ def loading(workers: Sequence[int] = (0, 1, 2, 4), *, compute: float = 0.03, row
         more = {"prefetch_factor": 2} if count else {}
         with warnings.catch_warnings():  # more workers than cores are no harm here: they sleep
             warnings.simplefilter("ignore")
-            loader = DataLoader(slow_rows(row), batch_size=batch, num_workers=count, **more)
+            loader = DataLoader(SlowRows(row), batch_size=batch, num_workers=count, **more)
             batches, warm = iter(loader), 2 * count + 1
         for step in range(warm + steps):
             if step == warm:

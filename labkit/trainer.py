@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from labkit import checkpoints, guards, processes, profiles
 from labkit.data.encode import COLUMNS, IGNORED
 from labkit.losses import at_places
+from labkit.monitoring.live import NAMES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -222,10 +223,9 @@ class StopCleanly:
 
 def curve_of(history: list[dict]) -> list[dict]:
     """The Trainer's log as `Run.curve`: one dict a logged step."""
-    names = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate", "grad_norm": "grad_norm"}
     rows: dict[int, dict] = {}
     for entry in history:
-        found = {new: float(entry[old]) for old, new in names.items() if old in entry}
+        found = {new: float(entry[old]) for old, new in NAMES.items() if old in entry}
         if found:
             rows.setdefault(int(entry["step"]), {"step": int(entry["step"])}).update(found)
     return [rows[step] for step in sorted(rows)]

@@ -111,7 +111,6 @@ def leak(folder):
     put(folder / "splits/train.jsonl", train + test[:3])
 
 
-
 CHEATS = [
     ("report", lambda f: spoil(f / "report.json", lambda x: x.update(sha256="0")), "another version of the file"),
     ("report", lambda f: spoil(f / "report.json", lambda x: x["counts"].update(mojibake=99)), "99 rows with mojibake"),
@@ -131,7 +130,8 @@ CHEATS = [
     ("search", lambda f: (f / "search.log").unlink(), "no trial"),
     ("search", lambda f: spoil(f / "chosen.json", lambda x: x["setting"].update(rank=3)), "was better"),
     ("evaluation", lambda f: spoil(f / "chosen.json", lambda x: x["setting"].update(dropout=0.9)), "another dropout"),
-    ("evaluation", lambda f: spoil(f / "final/evaluation.json", lambda x: x.update(answers=x["truth"])), "answers"),
+    ("evaluation", lambda f: spoil(f / "final/evaluation.json", lambda x: x.update(answers=x["truth"])),
+     "its answers give"),
     ("gate", lambda f: spoil(f / "gate.json", lambda x: x.update(passed=not x["passed"])), "by its own rules"),
     ("gate", lambda f: spoil(f / "gate.json", lambda x: x.update(rules=[{"metric": "main", "no_drop": 0.9}])),
      "lost five points"),

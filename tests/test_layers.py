@@ -15,7 +15,7 @@ from labkit.profiles import COURSE
 
 LAYERS = [  # from the bottom; a module may import from its own layer and from those before it
     {"errors"},
-    {"profiles", "tables", "plots", "processes"},
+    {"profiles", "tables", "plots", "processes", "launch"},
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
@@ -25,7 +25,6 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"serving", "search", "ledger", "job", "chat", "inbox", "clinic"},
     {"capstone"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
-    {"launch"},
     {"cli", "course", "doctor", "classroom", "site"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}

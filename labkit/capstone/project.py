@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from labkit.data import inspection
 from labkit.errors import LabError
 from labkit.evaluation import Evaluation, Score
 from labkit.evaluation.runner import TASKS
-from labkit.intake import Intake, divide, understand
+from labkit.intake import Intake, divide, plain, understand
 from labkit.profiles import COURSE, current, runs
 from labkit.tables import Table
 from labkit.training import Run, capped, finetune
@@ -146,22 +146,19 @@ class Project:
 
     def rows(self) -> dict[str, Dataset]:
         """The examples as the file has them, with the prompt as plain text; the test file's rows beside them."""
-        names = {"all": "train"}
-        return {names.get(name, name): _plain(rows) for name, rows in self.intake.parts.items() if name in
-                ("all", "test")}
+        return {"train" if name == "all" else name: _as_text(rows) for name, rows in self.intake.parts.items()}
 
     def split(self) -> Table:
         """2. Train, validation and test in splits/, and what was left out."""
-        intake = understand(self.source, test=self.test, skip_bad_rows=True)
+        intake = replace(self.intake, said=[*self.intake.said], left_out=[*self.intake.left_out])
         divide(intake, models.load()[1], current().max_length, True, SEED)
         for name in PARTS:
-            kept = [{"prompt": row["prompt"], "completion": row["completion"], "line": row["line"]}
-                    for row in intake.parts[name].select_columns(["prompt", "completion", "line"]).to_list()]
+            kept = intake.parts[name].select_columns(["prompt", "completion", "line"]).to_list()
             file = self.folder / "splits" / f"{name}.jsonl"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
         write(self.folder / "splits" / "left_out.json", intake.left_out)
-        return Table([{"split": name, "rows": len(self.part(name))} for name in PARTS],
+        return Table([{"split": name, "rows": len(intake.parts[name])} for name in PARTS],
                      f"{len(intake.left_out)} rows left out")
 
     def baselines(self) -> Table:
@@ -182,7 +179,8 @@ class Project:
         """The answers of a bag of words; where answers are free text, that of the most similar training question."""
         train = self.part("train")
         say = evaluation.bag_of_words if self.kind == "classification" else evaluation.nearest_answer
-        return say([text(p) for p in train["prompt"]], list(train["completion"]), [text(p) for p in held["prompt"]])
+        known, asked = ([plain(prompt) for prompt in rows["prompt"]] for rows in (train, held))
+        return say(known, list(train["completion"]), asked)
 
     def methods(self, names: tuple[str, str] = ("lora", "full")) -> Table:
         """4. Two methods on the same rows with the same number of steps, compared on validation rows."""
@@ -250,7 +248,7 @@ class Project:
         """The tuned model as ONNX in 4 bits."""
         from labkit import export
 
-        prompts = [text(prompt) for prompt in self.part("train")["prompt"][:24]]
+        prompts = [plain(prompt) for prompt in self.part("train")["prompt"][:24]]
         return export.to_onnx(self.final(), "int4", out=self.folder / "onnx", texts=prompts, reuse=True)
 
     def upto(self, step: str) -> None:
@@ -289,7 +287,7 @@ class Project:
 
     def question(self) -> str:
         """A test prompt as plain text."""
-        return text(self.tested["prompt"][0])
+        return plain(self.tested["prompt"][0])
 
     def figures(self) -> dict[str, Any]:
         """The project in a few numbers, for a record."""
@@ -355,14 +353,9 @@ def write(file: Path, facts: Any) -> None:
     os.replace(part, file)
 
 
-def text(prompt: str | list[dict[str, str]]) -> str:
-    """A prompt as plain text: of a chat, its turns below each other."""
-    return prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
-
-
-def _plain(rows: Dataset) -> Dataset:
+def _as_text(rows: Dataset) -> Dataset:
     from datasets import Dataset
 
     name = "label" if "label" in rows.column_names else "completion"
-    return Dataset.from_dict({"text" if name == "label" else "prompt": [text(prompt) for prompt in rows["prompt"]],
+    return Dataset.from_dict({"text" if name == "label" else "prompt": [plain(prompt) for prompt in rows["prompt"]],
                               name: list(rows[name])})

@@ -6,14 +6,19 @@ Nothing that a notebook holds in a variable counts. Each `examine` gives sentenc
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from labkit import evaluation, models, search
-from labkit.capstone.project import PARTS, STEPS, TRIALS, Project, read, text
+from labkit.capstone.project import PARTS, STEPS, TRIALS, Project, read
 from labkit.data import inspection
 from labkit.errors import LabError
 from labkit.evaluation import Evaluation
+from labkit.intake import plain
 from labkit.tables import Table
 from labkit.training import Run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 AGAIN = 8  # test rows that are answered again where answering all would take long
 CLOSE = 0.005  # of a figure that was written down and the same worked out anew
@@ -60,7 +65,7 @@ def _report(project: Project) -> list[str]:
 def _split(project: Project) -> list[str]:
     parts = {name: project.part(name) for name in PARTS}
     lines = {name: set(rows["line"]) for name, rows in parts.items()}
-    prompts = {name: {" ".join(text(prompt).lower().split()) for prompt in rows["prompt"]}
+    prompts = {name: {" ".join(plain(prompt).lower().split()) for prompt in rows["prompt"]}
                for name, rows in parts.items()}
     shared = [(a, b) for a in PARTS for b in PARTS if a < b and prompts[a] & prompts[b]]
     left_out = len(read(project.folder / "splits" / "left_out.json"))
@@ -85,7 +90,7 @@ def _baselines(project: Project) -> list[str]:
             faults.append(f"{name}: written down {row['score']['value']:.1%}, its answers give {score.value:.1%}")
         if name in wanted and row["answers"] != wanted[name]:
             faults.append(f"{name}: these are not its answers to the test rows")
-    return faults + _answered(project, models.load(), list(held["prompt"]), left["base"]["answers"], "the base")
+    return faults + _answered(project, models.load(), held, left["base"]["answers"], "the base")
 
 
 def _methods(project: Project) -> list[str]:
@@ -126,7 +131,7 @@ def _evaluation(project: Project) -> list[str]:
             "base and tuned did not answer the same rows" if tuned.prompts != base.prompts else "",
             f"written down {tuned.main.value:.1%}, its answers give {score.value:.1%}"
             if abs(score.value - tuned.main.value) > CLOSE else "",
-            *_answered(project, run, list(held["prompt"]), tuned.answers, "the final run")]
+            *_answered(project, run, held, tuned.answers, "the final run")]
 
 
 def _gate(project: Project) -> list[str]:
@@ -163,18 +168,16 @@ def _export(project: Project) -> list[str]:
     return faults
 
 
-def _answered(project: Project, model, prompts: list, answers: list[str], who: str) -> list[str]:
+def _answered(project: Project, model, held: Dataset, answers: list[str], who: str) -> list[str]:
     """Whether a model gives these answers: the first few are asked for again."""
-    held = project.tested.select(range(min(AGAIN, len(prompts))))
-    again = project.evaluate(model, who, held).answers
+    few = held.select(range(min(AGAIN, len(held))))
+    again = project.evaluate(model, who, few).answers
     differ = sum(a != b for a, b in zip(again, answers, strict=False))
-    return [f"{differ} of {len(held)} answers are not what {who} says"] if differ > DIFFER else []
+    return [f"{differ} of {len(few)} answers are not what {who} says"] if differ > DIFFER else []
 
 
 def _passed(passed: bool) -> str:
     return "passes" if passed else "does not pass"
-
-
 
 
 _CHECKS: dict[str, Callable[[Project], list[str]]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit import data, evaluation, models
-from labkit.classroom.roster import Roster, read_roster, write_page
+from labkit.classroom.roster import STATES, Roster, read_roster, write_page
 from labkit.errors import LabError
 from labkit.evaluation import Evaluation, Score
 from labkit.evaluation.runner import KINDS
@@ -82,11 +82,13 @@ class Grade:
 
     def exercises(self, learner: str) -> float:
         """Mean credit over the exercises of the labs that the class has begun, 0 to 1 (`CREDIT`)."""
-        if learner not in self.roster.learners:
-            return 0.0
-        each = list(CREDIT.values())[::-1]  # in the order of the roster's states
-        credits = [each[self.roster.state(learner, item.name)] for item in self.roster.exercises]
+        credits = [self.credit(learner, item.name) for item in self.roster.exercises]
         return sum(credits) / len(credits) if credits else 0.0
+
+    def credit(self, learner: str, exercise: str) -> float:
+        """What an exercise gives, 0 to 1 (`CREDIT`)."""
+        known = learner in self.roster.learners
+        return CREDIT[STATES[self.roster.state(learner, exercise)]] if known else 0.0
 
     def details(self) -> Table:
         """One row a piece of work: claimed, scored again with its interval, points, remarks."""
@@ -103,16 +105,15 @@ class Grade:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         names = [item.name for item in self.roster.exercises]
-        each = list(CREDIT.values())[::-1]
+        table = self.table()
         with open(folder / "grades.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([*self.table().head, *names])
-            for row in self.table().rows:
-                known = row["learner"] in self.roster.learners
-                credits = [each[self.roster.state(row["learner"], name)] if known else 0.0 for name in names]
+            writer.writerow([*table.head, *names])
+            for row in table.rows:
+                credits = [self.credit(row["learner"], name) for name in names]
                 writer.writerow([_harmless(value) for value in [*row.values(), *credits]])
         body = (f"<h1>Grades</h1><p>Work is what was scored again here. Exercises are what each learner's own machine "
-                f"noted; nothing vouches for that file.</p>{self.table()._repr_html_()}<h2>Work</h2>"
+                f"noted; nothing vouches for that file.</p>{table._repr_html_()}<h2>Work</h2>"
                 f"{self.details()._repr_html_()}<h2>Exercises</h2>{self.roster.table()._repr_html_()}")
         return folder / "grades.csv", write_page(folder / "grades.html", "Grades", body)
 

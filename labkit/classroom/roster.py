@@ -165,8 +165,7 @@ def _read(file: Path) -> tuple[dict[str, dict], str]:
     try:
         if file.stat().st_size > LARGEST:
             return {}, f"larger than {LARGEST / 1e6:.0f} MB"
-        known, wrong = read_progress(file)
-        return known, wrong
+        return read_progress(file)
     except OSError as error:
         return {}, error.strerror or "cannot be read"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
 from labkit.guards import Tripped
-from labkit.livebytes import peak_bytes
+from labkit.livebytes import moments, peak_bytes
 from labkit.models import quiet
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class Budget:
 
                 if torch.cuda.is_available() or state.global_step >= WATCHED:
                     return
-                more = [t for kept in optimizer.state.values() for t in kept.values() if hasattr(t, "untyped_storage")]
-                self.seen = outer._step.enter_context(peak_bytes(model, more, outer.bytes))
+                self.seen = outer._step.enter_context(peak_bytes(model, moments(optimizer), outer.bytes))
 
             def on_step_end(self, args, state, control, **kwargs):
                 outer._step.close()

@@ -114,7 +114,8 @@ class Meter:
     # ---------------------------------------------------------------- how it looks on
 
     def callback(self) -> TrainerCallback:
-        """For the Trainer. A subclass that shows something reads `meter` and adds what it takes to `meter.spent`."""
+        """For the Trainer. A subclass that shows something overrides `show` and reads `meter`; what it takes is
+        counted in `meter.spent`."""
         return meter_callback()(self)
 
     def _seen(self, module, args, kwargs) -> None:

@@ -1,6 +1,6 @@
 """Watching and mending by hand: speed and time to go, batches of like length, how far a step moves, one row encoded.
 
-What lab 08 teaches; the meter of `labkit.monitoring` uses `update_ratio` and `throughput` as they stand here.
+What lab 08 teaches; the meter of `labkit.monitoring` uses `update_ratio` as it stands here.
 """
 
 from __future__ import annotations

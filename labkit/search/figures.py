@@ -6,11 +6,12 @@ Takes a Study and gives matplotlib Figures by `plots`, each with its finding in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from labkit import plots
 from labkit.errors import LabError
+from labkit.scratch.search import luck, place_in_range
 from labkit.search.space import Choice
 from labkit.search.store import hushed, import_optuna
 from labkit.search.study import Study, Tried
@@ -18,6 +19,7 @@ from labkit.search.study import Study, Tried
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DRAWN = 10  # trials that TPE draws at random first: Optuna's default
 MARKS = {"done": "o", "stopped early": "x"}
 NAMES = {"learning_rate": "learning rate", "rank": "rank r", "alpha_over_rank": "alpha / r",
          "batch_size": "batch (rows)", "weight_decay": "weight decay"}
@@ -42,14 +44,10 @@ def _times(study: Study) -> tuple[float, str]:
 
 def _place(study: Study, name: str, value) -> float:
     """Where a value stands on the axis of its setting, 0 to 1, on the scale that it was drawn on."""
-    from math import log
-
     d = study.space[name]
     if isinstance(d, Choice):
         return d.values.index(value) / max(1, len(d.values) - 1)
-    if d.log:
-        return log(value / d.low) / log(d.high / d.low)
-    return (value - d.low) / (d.high - d.low)
+    return place_in_range(value, d.low, d.high, d.log)
 
 
 def slices(study: Study, names: Sequence[str] | None = None) -> Figure:
@@ -177,17 +175,16 @@ def importance_bars(study: Study, seeds: int = 5) -> Figure:
     return figure
 
 
-def history(study: Study, startup: int = 10) -> Figure:
+def history(study: Study) -> Figure:
     """Each trial's figure in the order in which they came, and the best so far."""
     found, (times, axis) = _ended(study), _times(study)
-    rest = [t for t in found if t.number >= startup]
-    share = {name: sum(t.state == "stopped early" for t in part) / len(part) if part else 0
-             for name, part in (("first", found[:startup]), ("rest", rest))}
+    rest = [t for t in found if t.number >= DRAWN]
     best = study.best
     title = f"The best of {len(found)} is trial {best.number}; {sum(t.state == 'stopped early' for t in found)} were " \
             "stopped early"
     if study.head["strategy"] == "tpe" and rest:
-        title += f" ({share['rest']:.0%} of those that TPE chose)"
+        early = sum(t.state == "stopped early" for t in rest) / len(rest)
+        title += f" ({early:.0%} of those that TPE chose)"
     figure, axes = plots.new(title, "trial (number)", axis)
     for state, mark in MARKS.items():
         own = [t for t in found if t.state == state]
@@ -203,9 +200,9 @@ def history(study: Study, startup: int = 10) -> Figure:
     steps = [(n, times * v) for n, v in steps if v is not None]
     axes.step(*zip(*steps, strict=True), where="post", color=plots.COLOURS["orange"], label="best so far")
     if study.head["strategy"] == "tpe" and rest:
-        axes.axvline(startup - 0.5, color=plots.COLOURS["grey"], linestyle=":")
+        axes.axvline(DRAWN - 0.5, color=plots.COLOURS["grey"], linestyle=":")
         axes.margins(y=0.15)
-        axes.annotate("drawn at random | chosen by TPE", (startup - 0.5, axes.get_ylim()[1]), ha="center", fontsize=8,
+        axes.annotate("drawn at random | chosen by TPE", (DRAWN - 0.5, axes.get_ylim()[1]), ha="center", fontsize=8,
                       xytext=(0, -8), textcoords="offset points")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=9, loc="best")
@@ -221,7 +218,7 @@ def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
     """
     (times, axis) = _times(study)
     done = sorted((t for t in study.trials if t.state == "done"), key=lambda t: -t.value)[:most]
-    reach = 2 * 2**0.5 * stdev(again)  # two standard deviations of the difference of two runs
+    reach = luck(again)
     inside = sum(abs(t.value - done[0].value) <= reach for t in done)
     title = f"{inside} of the best {len(done)} trials lie within the luck of a seed from the first"
     figure, axes = plots.new(title, axis, "", height=2.6)
@@ -229,7 +226,7 @@ def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
                  alpha=0.15, label="the first ± the luck between two runs")
     axes.scatter([times * v for v in again], [0] * len(again), color=plots.COLOURS["orange"], marker="D", s=40)
     axes.scatter([times * t.value for t in done], [1] * len(done), color=plots.COLOURS["blue"], s=40)
-    axes.set_yticks([0, 1], ["one setting,\nfive seeds", f"best {len(done)}\nsettings"])
+    axes.set_yticks([0, 1], [f"one setting,\n{len(again)} seeds", f"best {len(done)}\nsettings"])
     axes.set_ylim(-0.6, 1.6)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit import models, training
+from labkit import launch, models, training
 from labkit.data import Task
 from labkit.intake import divide, understand
 from labkit.search.space import defaults, read_plan, setting_of
@@ -91,13 +91,8 @@ def run_search(
 
 def _others(number: int, source, space, options: dict) -> Sequence[subprocess.Popen]:
     """More processes of the same command, each a worker."""
-    command = [sys.executable, "-m", "labkit.cli", "search", str(source), "--space", str(space)]
-    for key, value in options.items():
-        flag = "--" + key.replace("_", "-")
-        if value is True:
-            command.append(flag)
-        elif value not in (None, False):
-            command += [flag, str(value)]
+    command = [sys.executable, "-m", "labkit.cli", "search",
+               *launch.words({"source": source, "space": space, **options})]
     return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
 
 

@@ -64,6 +64,7 @@ class Study:
         store: where it is kept.
         bench: what trains and scores a trial.
         head: what the study is of: space, strategy, pruning, rows, model, seed.
+        space: what may vary, as `study` takes it.
     """
 
     def __init__(self, store: Store, bench: Bench, head: dict[str, Any], space: Space):

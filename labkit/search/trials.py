@@ -110,19 +110,15 @@ class Bench:
         task: a ticket task by its name, or a Task with rows of your own.
         rows: that a trial learns from; None is 8 times the profile's `trial_steps`.
         model: profile, folder or hub id; None is the current profile.
-        few, many: validation rows that are scored at the first looks and at the last one, spread over all of them.
     """
 
-    def __init__(self, task: str | data.Task, *, rows: int | None = None, model: str | None = None, few: int = FEW,
-                 many: int = MANY):
+    def __init__(self, task: str | data.Task, *, rows: int | None = None, model: str | None = None):
         self.task = data.ticket_task(task) if isinstance(task, str) else task
         self.model = model
         self.profile = models.suiting(model)
         self.rows = ROWS_A_STEP * self.profile.trial_steps if rows is None else rows
-        for where, number in (("rows", self.rows), ("few", few), ("many", many)):
-            if number < 1:
-                raise LabError(f"{number}", where=where, expected="a whole number from 1 on")
-        self._few, self._many = few, many
+        if self.rows < 1:
+            raise LabError(f"{self.rows}", where="rows", expected="a whole number from 1 on")
 
     @cached_property
     def loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -136,7 +132,7 @@ class Bench:
     @cached_property
     def _looked_at(self) -> tuple[Dataset, Dataset]:
         """Validation rows for the first looks, and for the last."""
-        few, many = (self.ready(_spread(self.task.validation, n)) for n in (self._few, self._many))
+        few, many = (self.ready(_spread(self.task.validation, n)) for n in (FEW, MANY))
         return few, many
 
     def ready(self, examples: Dataset) -> Dataset:
