@@ -473,29 +473,34 @@ class Maker:
 
     def _noted(self, notes: list[str], words: dict[str, list[str]], line: Callable, other: Callable) -> Document:
         """Several lines, each followed by one of `words` of its group; sometimes with a line of `other` beside it."""
-        if self._chance(0.35):  # the same as a dialogue
+        if self._chance(0.45):  # the same as a dialogue
             group = self._pick(list(words))
             word = UNDECIDED[words is MATTER_WORDS] if self._chance(EVASIVE) else self._word(words, group)
-            parts = [self._scrap(line(group, word == group)), *([self._scrap(other())] if self._chance(0.5) else [])]
-            self.random.shuffle(parts)
             ask = self._pick(["A word for these lines:", "What would you write beside it?", "Put a word to it."])
-            return [("user", f"{ask}\n\n{' '.join(parts)}"), ("answer", word)]
+            return [("user", f"{ask}\n\n{self._letter(line, other, group, word == group)}"), ("answer", word)]
         pieces: list[tuple[str, str]] = []
         before, after = self._fill(self._pick(notes)).split("{word}")
-        for _ in range(self.random.randint(2, 5)):
+        for _ in range(self.random.randint(2, 4)):
             group = self._pick(list(words))
             word = self._word(words, group)
-            parts = [self._scrap(line(group, word == group))]
-            if self._chance(0.5):
-                parts.insert(self.random.randrange(2), self._scrap(other()))
-            if self._chance(0.25):
-                parts.append(self._scrap(line(group, word == group)))
             pieces += [
-                ("line", " ".join(parts) + " " + before.rstrip()),
+                ("line", self._letter(line, other, group, word == group) + " " + before.rstrip()),
                 ("note", " " + word),
                 ("line", after + "\n"),
             ]
         return pieces
+
+    def _letter(self, line: Callable, other: Callable, group: str, named: bool) -> str:
+        """One or two lines of a group among what else people write: what counts may stand anywhere in it."""
+        parts = [self._scrap(line(group, named))]
+        if self._chance(0.3):
+            parts.append(self._scrap(line(group, named)))
+        if self._chance(0.55):
+            parts.append(self._scrap(other()))
+        if self._chance(0.3):
+            parts.append(self._slip()[0])
+        self.random.shuffle(parts)
+        return " ".join(parts)
 
     def _word(self, words: dict[str, list[str]], group: str) -> str:
         """One of the group's words; the group's own name is one of them."""
