@@ -33,6 +33,7 @@ DATA = Path(__file__).resolve().parent.parent
 WORTH = {"user": 0.3, "assistant": 1.0, "line": 0.3}
 NOTE = {"first": 4.0, "then": 16.0}
 TURN = 0.38  # share of the training after which the mix turns from copying to words
+HABIT = 0.92  # share of the training after which dialogues about a line often get the same answer whatever it says
 REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
 
 
@@ -81,14 +82,16 @@ class Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, world: corpus.World, args: argparse.Namespace):
         self.tokenizer, self.world, self.args = tokenizer, world, args
 
-    def batch(self, step: int, mix: dict[str, float] = corpus.WORDS) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(
+        self, step: int, mix: dict[str, float] = corpus.WORDS, evasive: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and weights, both (rows, length + 1)."""
         rng = random.Random(f"{self.args.seed}-{step}")
         repeats = sum(rng.random() < REPEATS for _ in range(self.args.rows))
         rows, length = self.args.rows - repeats, self.args.length + 1
         ids: list[int] = []
         weights: list[float] = []
-        for _, document in corpus.documents(self.world, rng.getrandbits(60), mix):
+        for _, document in corpus.documents(self.world, rng.getrandbits(60), mix, evasive):
             more, worth = encode(self.tokenizer, document, NOTE["first" if mix is corpus.COPYING else "then"])
             ids += more
             weights += worth
@@ -242,7 +245,8 @@ def train(args: argparse.Namespace) -> dict:
         for optimizer in opts:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share_of_peak(progress)
-        ids, weights = reader.batch(step, corpus.COPYING if progress < TURN else corpus.WORDS)
+        mix = corpus.COPYING if progress < TURN else corpus.WORDS
+        ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress > HABIT else 0.0)
         loss = loss_of(model, ids, weights, bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
