@@ -2,7 +2,8 @@
 
 Each step's batch is made anew from (seed, step), so a run that is stopped and started again reads what it would have
 read. Every few minutes the weights, the optimizers and the curve are kept in --out; at the end the model is written
-in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes.
+in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes. With --start it goes
+on from a finished model instead of fresh weights: its tokens stay, more are learnt, and the mix is of words alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import random
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -35,12 +37,15 @@ NOTE = {"first": 4.0, "then": 16.0}
 TURN = 0.38  # share of the training after which the mix turns from copying to words
 HABIT = 0.92  # share of the training after which dialogues about a line often get the same answer whatever it says
 REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
+DOCUMENTS = 20_000  # from which the tokenizer is learnt
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=Path("runs/tiny-base"), help="where a run is kept and resumed from")
     p.add_argument("--ship", type=Path, default=DATA / "tiny-base", help="where the finished model is written")
+    p.add_argument("--start", type=Path, help="a folder with a finished model to go on from")
+    p.add_argument("--vocabulary", type=int, default=6144, help="tokens; more than the model to go on from has")
     p.add_argument("--minutes", type=float, default=50, help="time for training; the schedule follows the clock's plan")
     p.add_argument("--steps", type=int, default=0, help="steps instead of minutes")
     p.add_argument("--hidden", type=int, default=192)
@@ -51,6 +56,34 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW; Muon takes three times it")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args(argv)
+
+
+def learn_tokens(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run, learnt from documents and from the lines that feelings and matters are read off."""
+    texts = [line for lines in (*world.moods.values(), *world.matters.values()) for line in lines] + world.tickets
+    for _, document in islice(corpus.documents(world, args.seed, corpus.WORDS), DOCUMENTS):
+        texts.append(document if isinstance(document, str) else "\n".join(text for _, text in document))
+    known = bpe.merges_of(PreTrainedTokenizerFast.from_pretrained(args.start)) if args.start else ()
+    return bpe.train(texts, args.vocabulary, known)
+
+
+def begin(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Fresh weights, or those of --start with a row in the embedding for each new token, made from its two parts."""
+    model = build(args, len(tokenizer))
+    if not args.start:
+        return model
+    weights = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32).state_dict()
+    old, new = weights["model.embed_tokens.weight"], model.model.embed_tokens.weight.detach().clone()
+    new[: len(old)] = old
+    size = old.norm(dim=1).mean()
+    for left, right in bpe.merges_of(tokenizer):
+        i = tokenizer.convert_tokens_to_ids(left + right)
+        if i >= len(old):  # the later part says more: it is the stem or the ending, the first is often a space
+            mixed = 0.4 * new[tokenizer.convert_tokens_to_ids(left)] + 0.6 * new[tokenizer.convert_tokens_to_ids(right)]
+            new[i] = mixed / mixed.norm() * size
+    weights["model.embed_tokens.weight"] = weights["lm_head.weight"] = new
+    model.load_state_dict(weights)
+    return model
 
 
 def build(args: argparse.Namespace, vocabulary: int) -> LlamaForCausalLM:
@@ -141,11 +174,15 @@ def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimiz
     return [matrices, adam]
 
 
-def share_of_peak(progress: float) -> float:
-    """Learning rate over its peak: up in the first hundredth, flat to the middle, straight down to 2 %."""
-    if progress < 0.01:
-        return 0.1 + 0.9 * progress / 0.01
-    return 1.0 if progress < 0.5 else 0.02 + 0.98 * (1 - progress) / 0.5
+def share_of_peak(progress: float, going_on: bool = False) -> float:
+    """Learning rate over its peak: up in the first hundredth, flat to the middle, straight down to 2 %.
+
+    A run that goes on from a finished model climbs for three hundredths and comes down from there.
+    """
+    up, flat = (0.03, 0.03) if going_on else (0.01, 0.5)
+    if progress < up:
+        return 0.1 + 0.9 * progress / up
+    return 1.0 if progress < flat else 0.02 + 0.98 * (1 - progress) / (1 - flat)
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, bf16: bool) -> torch.Tensor:
@@ -215,15 +252,10 @@ def train(args: argparse.Namespace) -> dict:
     world = corpus.World()
     folder = args.out / "tokenizer"
     if not folder.exists():
-        print("learning the tokenizer (about 25 s)", flush=True)
-        texts = []
-        for _, document in corpus.documents(world, args.seed, corpus.COPYING):
-            texts.append(document if isinstance(document, str) else "\n".join(text for _, text in document))
-            if len(texts) == 20_000:
-                break
-        bpe.train(texts).save_pretrained(folder)
+        print("learning the tokenizer (about a minute)", flush=True)
+        learn_tokens(args, world).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    reader, model = Reader(tokenizer, world, args), build(args, len(tokenizer))
+    reader, model = Reader(tokenizer, world, args), begin(args, tokenizer)
     opts, curve, step, spent = optimizers(model, args.rate), [], 0, 0.0
     kept = args.out / "state.pt"
     if kept.exists():
@@ -244,8 +276,8 @@ def train(args: argparse.Namespace) -> dict:
             break
         for optimizer in opts:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share_of_peak(progress)
-        mix = corpus.COPYING if progress < TURN else corpus.WORDS
+                group["lr"] = group["peak"] * share_of_peak(progress, bool(args.start))
+        mix = corpus.COPYING if progress < TURN and not args.start else corpus.WORDS
         ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress > HABIT else 0.0)
         loss = loss_of(model, ids, weights, bf16)
         loss.backward()
@@ -318,7 +350,7 @@ def ship(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer, curve: li
     facts["bytes"] = weights.stat().st_size
     facts["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     facts["samples"] = samples(model.float(), tokenizer)
-    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship")}
+    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship", "start")}
     (args.ship / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
