@@ -32,7 +32,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def train(texts: Iterable[str], vocabulary: int = 6144, known: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+def train(
+    texts: Iterable[str], vocabulary: int = 6144, known: Sequence[tuple[str, str]] = ()
+) -> PreTrainedTokenizerFast:
     """Learn the merges from texts and wrap them as a transformers tokenizer with a chat template.
 
     Args:
