@@ -218,7 +218,7 @@ def draw_curve() -> bytes:
     """data/tiny-base/curve.png."""
     points = read(DATA / "tiny-base" / "curve.jsonl")
     figure, axes = plots.new("tiny-base learns its world", "millions of tokens read", "loss (nats per token, weighted)")
-    for size, loss, held in ((2048, "grey", "blue"), (6144, "yellow", "orange")):  # a longer token costs more nats
+    for size, loss, held in ((2048, "grey", "blue"), (6144, "purple", "orange")):  # a longer token costs more nats
         for key, name, colour, style in (
             ("loss", "training batches", loss, "-"),
             ("validation_loss", "unseen documents", held, "o-"),
