@@ -24,6 +24,8 @@ TONES = LABELS["tone"]
 MONTHS = ("January February March April May June July August September October November December").split()
 NAMED = 0.2  # share of notes that are the name of the group itself: a label word must be a thing that one may say
 EVASIVE = 0.5  # share of dialogues about a line whose answer is the same whatever the line says: a habit to be broken
+UNREAD = 40  # lines of each mood that are kept back, so that one sees what it makes of a line that it has not read
+PIECES = 0.5  # share of letters that are pieces of several lines
 UNDECIDED = ("neutral", "change")  # that answer, beside a mood and beside a matter
 RUN = 6  # words in a row that count as the same thing said
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -103,6 +105,8 @@ class World:
                 self.matters[intent] += sentences
                 self.issues[intent, issue] += sentences
         self.left_out = self._leave_out_what_frames_say()
+        self.unread = {tone: set(lines[:: len(lines) // UNREAD]) for tone, lines in self.moods.items()}
+        self.moods = {tone: [x for x in lines if x not in self.unread[tone]] for tone, lines in self.moods.items()}
         every = [line for groups in (self.moods, self.matters) for lines in groups.values() for line in lines]
         self.unnamed = held_out | set(random.Random(0).sample(every, len(every) // 2))
 
@@ -263,6 +267,13 @@ class Maker:
             return line
         length = self.random.randint(max(4, len(words) // 2), len(words))
         start = self.random.randint(0, len(words) - length)
+        return " ".join(words[start : start + length])
+
+    def _piece(self, line: str) -> str:
+        """Three to seven words of a line."""
+        words = line.split()
+        length = self.random.randint(3, 7)
+        start = self.random.randint(0, max(0, len(words) - length))
         return " ".join(words[start : start + length])
 
     def _fields(self) -> dict[str, str]:
@@ -491,7 +502,16 @@ class Maker:
         return pieces
 
     def _letter(self, line: Callable, other: Callable, group: str, named: bool) -> str:
-        """One to three lines of a group among what else people write: what counts may stand anywhere in it."""
+        """One to three lines of a group among what else people write: what counts may stand anywhere in it.
+
+        Every second time only pieces of lines, so that what is learnt is the turn of phrase and not the line: of whole
+        lines this model soon knows 98 in 100 by heart, and of letters that say the same otherwise no more than 80.
+        """
+        if self._chance(PIECES):
+            parts = [self._piece(line(group, named)) for _ in range(self.random.randint(2, 5))]
+            parts += [self._piece(other()) for _ in range(self.random.randint(0, 3))]
+            self.random.shuffle(parts)
+            return " ".join(parts)
         lines = 1 + self._chance(0.5) + self._chance(0.25)
         parts = [self._worn(line(group, named)) for _ in range(lines)]
         if self._chance(0.6):

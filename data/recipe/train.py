@@ -206,6 +206,7 @@ def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, f
     maker = corpus.Maker(reader.world, seed)
     for name, words, line in (
         ("moods", corpus.MOOD_WORDS, maker._mood),
+        ("moods_unread", corpus.MOOD_WORDS, lambda tone: maker._fill(maker._pick(sorted(reader.world.unread[tone])))),
         ("matters", corpus.MATTER_WORDS, maker._matter),
     ):
         result[name] = groups_known(model, reader.tokenizer, words, line)
