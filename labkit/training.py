@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLED = 8  # weights of a model that is trained as a whole that are compared with what they were
+KEPT = 4  # datasets that stay encoded for the next training in this process
 MOST_LABELS = 50  # different answers, each met more than once, that are taken for labels
+_kept_rows: dict[tuple[str, str, int], Dataset] = {}
 DISK_FULL = ("No space left", "File too large", "os error 28", "os error 27", "PytorchStreamWriter", "inline_container")
 
 
@@ -489,7 +491,7 @@ def _encoded(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
                        expected="prompt and completion, or input_ids and labels",
                        todo="Make examples of records first: data.examples, or data.ticket_task for the tickets")
     if not {"input_ids", "labels"} <= set(dataset.column_names):
-        return encode(dataset, tokenizer, max_length)
+        return _encoded_once(dataset, tokenizer, max_length)
     for i, row in enumerate(dataset.select_columns(["input_ids", "labels"])):
         ids, labels = len(row["input_ids"]), len(row["labels"])
         if ids != labels:
@@ -502,6 +504,20 @@ def _encoded(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
                 todo="Shorten it, or raise max_length",
             )
     return dataset
+
+
+def _encoded_once(examples: Dataset, tokenizer, max_length: int) -> Dataset:
+    """What `encode` gives, kept for the next training on the same rows: labs train many times."""
+    words = getattr(tokenizer, "backend_tokenizer", None)
+    if words is None:
+        return encode(examples, tokenizer, max_length)
+    how = hashlib.sha256(f"{words.to_str()}{tokenizer.chat_template}{tokenizer.eos_token}".encode()).hexdigest()
+    key = (examples._fingerprint, how, max_length)
+    if key not in _kept_rows:
+        _kept_rows[key] = encode(examples, tokenizer, max_length)
+    while len(_kept_rows) > KEPT:
+        _kept_rows.pop(next(iter(_kept_rows)))
+    return _kept_rows[key]
 
 
 @contextmanager

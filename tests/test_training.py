@@ -246,6 +246,23 @@ def test_encoded_rows_train_as_their_examples_do(run, examples, tmp_path):
     assert weights(finetune(rows, out=tmp_path, **QUICK)) == weights(run)
 
 
+def test_the_same_rows_are_encoded_once_and_anew_where_the_tokenizer_says_something_else(examples, monkeypatch):
+    made = []
+    monkeypatch.setattr(training, "encode", lambda *a: made.append(a) or encode(*a))
+    monkeypatch.setattr(training, "_kept_rows", {})
+    tokenizer, other = models.load("tiny")[1], models.load("tiny")[1]
+    first = training._encoded(examples, tokenizer, 200)
+    assert training._encoded(examples, other, 200)["input_ids"] == first["input_ids"]
+    assert len(made) == 1
+    other.chat_template = other.chat_template.replace("assistant", "helper")
+    assert training._encoded(examples, other, 200)["input_ids"] != first["input_ids"]
+    with pytest.raises(LabError, match="at most 5"):
+        training._encoded(examples, tokenizer, 5)
+    for rows in range(1, 8):
+        training._encoded(examples.select(range(rows)), tokenizer, 200)
+    assert len(training._kept_rows) == training.KEPT
+
+
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
