@@ -23,6 +23,7 @@ from pathlib import Path
 from labkit import models, profiles
 from labkit.errors import LabError
 from labkit.olive import warm
+from labkit.tables import VERBATIM
 
 INSTALL = "Run `pip install -c constraints.txt -e '.[olive]'` in the course's folder"
 # Either of the first two alone lets Olive wait for its telemetry: the one is asked before, the other after its start.
@@ -95,9 +96,9 @@ class Done:
         log, warned = without_warnings(self.log.read_text(encoding="utf-8"))
         title = f"the log, without {warned} warnings of libraries" if warned else "the whole log"
         more = "".join(f"<div>{html.escape(line.strip())}</div>" for line in [*self._more(), *self.said])
-        return (f"<b>{html.escape(self.head)}</b><table><thead><tr><th style='text-align:left'>file</th><th>bytes</th>"
-                f"</tr></thead><tbody>{rows}</tbody></table>{more}<details><summary>{title}</summary>"
-                f"<pre>{html.escape(cut(log))}</pre></details>")
+        return (f"<div class='{VERBATIM}'><b>{html.escape(self.head)}</b><table><thead><tr>"
+                f"<th style='text-align:left'>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody>"
+                f"</table>{more}<details><summary>{title}</summary><pre>{html.escape(cut(log))}</pre></details></div>")
 
     def _largest(self) -> dict[str, int]:
         return dict(sorted(self.files.items(), key=lambda item: -item[1])[:SHOWN])
