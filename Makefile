@@ -40,8 +40,8 @@ base: ready ## train tiny-base from its recipe, up to two hours; takes up where 
 html: ready ## write the solved labs as a site with a search to build/html
 	@$(PY) -m labkit.cli course --html build/html
 
-bench: ready ## how fast and how lean 100,000 rows and a file of 1 GB are read, inspected, split and encoded
-	@$(PY) tests/bench_data.py
+bench: ready ## how fast all of it is against what people would use instead; BENCH="--only train,score --model small"
+	@$(PY) tests/bench $(BENCH)
 
 colab: ready ## the set-up cell for Colab in a new environment with torch alone, then lab 03; some minutes
 	@$(PY) tests/fresh_colab.py
