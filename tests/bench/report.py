@@ -114,6 +114,11 @@ def picture(results: Sequence[Result], rounds: int) -> Figure:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.axvline(1, color=plots.COLOURS["grey"], linewidth=1)
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [digit * 10**power for power in range(-3, 4) for digit in (1, 2, 5)]
+    axes.set_xticks(ticks, map(number, ticks))
+    axes.minorticks_off()
+    axes.set_xlim(low, high)
     axes.grid(axis="x", alpha=0.3)
     axes.grid(axis="y", visible=False)
     return figure
