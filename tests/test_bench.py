@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bench import __main__ as command
-from bench import data, generate, gpu, report, score, start, train
+from bench import data, generate, gpu, report, score, start, train, turns
 from bench.turns import Job, NotHere, Result, Way, absent, in_turn, profile
 
 from labkit import models
@@ -100,6 +101,11 @@ def test_a_profile_names_the_function_that_takes_the_time():
 
     text = profile(Job("fake", "rows", "rows/s", [Way("a", slow), Way("b", absent("", "", "no GPU").ways[0].run)]))
     assert "rows: a" in text and "<genexpr>" in text and "not measured here: no GPU" in text
+
+
+def test_the_examples_in_docstrings_hold():
+    found = [doctest.testmod(module) for module in (turns, report)]
+    assert all(each.attempted and not each.failed for each in found)
 
 
 # -- what is shown -------------------------------------------------------------------------------------------------
