@@ -38,6 +38,7 @@ def read(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", metavar="NAME,...", default="tiny,small", help="tiny, small, or both")
     parser.add_argument("--rounds", type=int, default=5, help="turns; medians are taken over them")
     parser.add_argument("--task", default="tone", help="of the tickets, for training: tone, intent, reply, ...")
+    parser.add_argument("--steps", type=int, help="of each training on a CPU; the first one is not timed")
     parser.add_argument("--rows", type=int, default=data.ROWS, help="the largest number of rows of part data; below "
                         f"{data.ROWS:,} its limits and its large file are left out")
     parser.add_argument("--gguf", type=Path, help="a GGUF of SmolLM2, for llama.cpp")
@@ -52,6 +53,8 @@ def read(words: Sequence[str] | None = None) -> argparse.Namespace:
             raise LabError(f"there is no {unknown[0]!r}", where=where, expected=", ".join(known))
     if asked.rounds < 1:
         raise LabError(f"{asked.rounds}", where="--rounds", expected="a whole number from 1 on")
+    if asked.steps is not None and asked.steps < 2:
+        raise LabError(f"{asked.steps}", where="--steps", expected="2 or more: the first one is not timed")
     if asked.rows < data.LEAST:
         raise LabError(f"{asked.rows}", where="--rows", expected=f"{data.LEAST:,} or more")
     return asked
@@ -62,7 +65,7 @@ def measure(asked: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     part, into = import_module(f"bench.{asked.part}"), asked.out / f"{asked.part}.json"
     with tempfile.TemporaryDirectory() as scratch:
-        options = Options(asked.model, asked.task, asked.rows, Path(scratch), asked.gguf)
+        options = Options(asked.model, asked.task, asked.rows, Path(scratch), asked.gguf, asked.steps)
         for job in part.jobs(options):
             results.append(in_turn(job, asked.rounds, lambda words: print(words, file=sys.stderr, flush=True)))
             into.write_text(json.dumps([result.facts() for result in results]), encoding="utf-8")

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.options import Options, missing
 from bench.report import here
-from bench.turns import Job, NotHere, Way
+from bench.turns import Job, Way, refuse
 from labkit import data, models, profiles, scaling
 from labkit.data.encode import encode_completion, encode_prompt
 
@@ -110,10 +110,7 @@ def llama(model: str, gguf: Path | None, reference: Callable, ids: list[list[int
            else "llama-cpp-python is not installed" if not here("llama_cpp")
            else "name the model's GGUF with --gguf" if gguf is None else "")
     if why:
-        def refuse() -> dict:
-            raise NotHere(why)
-
-        return Way(name, refuse)
+        return Way(name, refuse(why))
     from llama_cpp import Llama
 
     loaded = Llama(str(gguf), n_ctx=512, n_threads=profiles.cores(), logits_all=True, verbose=False)

@@ -12,13 +12,15 @@ from labkit import models
 @dataclass(frozen=True)
 class Options:
     """`models` are profiles, `task` one of the tickets', `rows` the largest number of part data, `scratch` a folder
-    that is thrown away, `gguf` a file of the real model for llama.cpp."""
+    that is thrown away, `gguf` a file of the real model for llama.cpp, `steps` those of a
+    lesson of part train, None as many as suit the model."""
 
     models: tuple[str, ...]
     task: str
     rows: int
     scratch: Path
     gguf: Path | None = None
+    steps: int | None = None
 
 
 def missing(part: str, model: str) -> Job | None:

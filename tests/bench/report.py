@@ -19,8 +19,11 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "onnxruntime-genai", "bitsa
 
 
 def machine() -> dict[str, str]:
-    """`profiles.machine` with the versions of the libraries that are measured."""
-    return profiles.machine() | {name: version(name) for name in LIBRARIES}
+    """`profiles.machine` with PyTorch's threads and the versions of the libraries that are measured."""
+    import torch
+
+    threads = {"threads": str(torch.get_num_threads())}
+    return profiles.machine() | threads | {name: version(name) for name in LIBRARIES}
 
 
 def version(name: str) -> str:

@@ -101,10 +101,12 @@ class Middle:
 
 def absent(part: str, what: str, why: str) -> Job:
     """A job that stands in the table with the reason why it cannot be done here."""
-    return Job(part, what, "", [Way("all ways", _refuse(why))], [("all ways", "")])
+    return Job(part, what, "", [Way("all ways", refuse(why))], [("all ways", "")])
 
 
-def _refuse(why: str) -> Callable[[], dict]:
+def refuse(why: str) -> Callable[[], dict]:
+    """A way's `run` that only says why it cannot."""
+
     def run() -> dict:
         raise NotHere(why)
 
