@@ -122,7 +122,7 @@ def _of_error(error: BaseException) -> Diagnosis:
         raise error if isinstance(error, LabError) else LabError(f"{type(error).__name__}: {error}", where="diagnose",
                                                                  expected="a Run, or an error of a tripwire")
     losses = [point["loss"] for point in error.curve if "loss" in point]
-    path = [f"the loss before: {', '.join(f'{loss:.3g}' for loss in losses[-6:])}"] if losses else []
+    path = [f"the losses up to there: {', '.join(f'{loss:.3g}' for loss in losses[-6:])}"] if losses else []
     return Diagnosis(OF_GUARD[error.guard], (f"tripwire {error.guard}: {error.what}", *path))
 
 

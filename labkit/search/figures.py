@@ -39,7 +39,8 @@ def _ended(study: Study, least: int = 2) -> list[Tried]:
 
 def _times(study: Study) -> tuple[float, str]:
     """What a figure is multiplied with on an axis, and what the axis is called."""
-    return (100, "validation accuracy (%)") if study.head["metric"] == "accuracy" else (1, "log-likelihood (nats)")
+    share = study.head["metric"] == "accuracy"
+    return (100, "validation accuracy (%)") if share else (1, "log-likelihood (nats a token)")
 
 
 def _place(study: Study, name: str, value) -> float:
