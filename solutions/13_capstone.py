@@ -69,8 +69,8 @@ check("project_split", project)
 # %% [markdown]
 # ## Step 3: what costs nothing
 # Before anything is trained: the commonest answer, the answer of similar words, the base model as it is. Look which of
-# the three is ahead; that is the one to beat. Where answers are written, the first 64 test rows are scored, since writing
-# takes longer than picking.
+# the three is ahead; that is the one to beat. Where answers are written, the first 64 test rows are scored, since
+# writing takes longer than picking.
 #
 # ### Checkpoint 13.3 · what costs nothing · difficulty 1 · 10 minutes
 

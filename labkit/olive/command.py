@@ -158,7 +158,8 @@ class Desk:
         files = {name: size for name, (size, when) in _files(out).items() if before.get(name) != (size, when)}
         said = [line for line in text.splitlines() if TELLING.match(line)][-3:]
         if losses := LOSS.findall(text):
-            said.insert(0, f"training loss {losses[0]} at the first look, {losses[-1]} at the last")
+            if text.count("'train_runtime'") < 2:  # a search trains many, and the first of one is not the last's
+                said.insert(0, f"training loss {losses[0]} at the first look, {losses[-1]} at the last")
         return Done(shlex.join(words), seconds, tuple(said), files, out, log)
 
     def _emptied(self, words: list[str]) -> Path:
