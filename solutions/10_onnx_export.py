@@ -407,7 +407,8 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
-figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch with its adapter", "model", "decode (tokens/s)")
+figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch with its adapter", "model",
+                         "decode (tokens/s)")
 axes.bar([row[""] for row in rows], [row["decode, tokens/s"] for row in rows], color=plots.COLOURS["blue"], width=0.6)
 axes.tick_params(axis="x", labelsize=8)
 measured.note("10_onnx_export", int4_decode_over_PyTorch_fp32=gain, **{
