@@ -283,6 +283,49 @@ def test_every_text_is_legible_and_every_output_fits_the_page(page, theme):
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
+def shoot(page, name: str) -> None:
+    """Pictures of all outputs to look at, where LABKIT_SHOTS names a folder."""
+    if folder := os.environ.get("LABKIT_SHOTS"):
+        for place, which in enumerate(CELLS):
+            output = page.locator(".jp-CodeCell").nth(place).locator(".jp-Cell-outputArea")
+            if output.count() and output.is_visible():
+                output.screenshot(path=Path(folder) / f"{which.replace(' ', '-')}-{name}.png")
+
+
+def test_a_text_that_tries_to_be_html_is_shown_as_it_is_and_does_nothing(page):
+    outputs = ".jp-OutputArea-output"
+    others = {"evil bank": "the prompt has", "evil chat": "the prompt has", "evil report": "Tags or entities of HTML"}
+    for name in (name for name in CELLS if name.startswith("evil")):
+        said = others.get(name, EVIL)
+        assert cell(page, name).locator(outputs, has_text=said).count(), name
+    assert page.locator(f'{outputs} a[href^="javascript"], {outputs} mjx-container').count() == 0
+    assert page.evaluate("[window.canary, window.flag]") == [1, None]
+
+
+def test_ratings_by_key_and_button_are_kept_when_the_kernel_restarts(page):
+    here = cell(page, "rating")
+    here.get_by_label("keys").click()
+    for key, rated in (("a", 1), ("t", 2), ("Backspace", 1), ("b", 2)):
+        page.keyboard.press(key)
+        status(page, "rating", f"{rated} of 4 pairs rated by you")
+    here.get_by_role("button", name="left").click()
+    status(page, "rating", "3 of 4 pairs")
+    here.get_by_role("button", name="undo").click()
+    status(page, "rating", "2 of 4 pairs")
+
+    here.locator(".cm-content").click()
+    for key in ("Escape", "0", "0"):
+        page.keyboard.press(key)
+    page.locator(".jp-Dialog").wait_for()
+    page.keyboard.press("Enter")
+    page.locator("#jp-main-statusbar", has_text="(ipykernel) | Idle").wait_for()
+    here.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("node => node.querySelector('.jp-InputPrompt').innerText.includes('[1]')",
+                           arg=here.element_handle())
+    status(page, "rating", "2 of 4 pairs")
+
+
 def reports(folder: Path) -> dict[str, Path]:
     """Every kind of report file, made of texts that would like to be HTML."""
     from datasets import Dataset
@@ -329,82 +372,42 @@ def test_a_report_made_of_such_texts_shows_them_and_does_nothing(server):
             page.goto(file.as_uri())
             inside = "body"
         else:
-            page.goto(f"{address}/tree/reports/{file.name}?reset&factory=Markdown%20Preview")
+            page.goto(f"{address}?reset")
+            page.locator(".jp-Launcher").wait_for()
+            browser.command(page, "docmanager:open", path=f"reports/{file.name}", factory="Markdown Preview")
             inside = ".jp-RenderedMarkdown"
             page.locator(inside, has_text="window.flag").wait_for()
         assert "<script>window.flag = 1</script>" in page.locator(inside).inner_text(), name
-        assert page.locator(f'{inside} :is(a[href^="javascript"], img[src="x"], mjx-container)').count() == 0, name
+        assert page.locator(f'{inside} :is(a, img):is([href^="javascript"], [src="x"])').count() == 0, name
         assert page.evaluate("window.flag") is None, name
-
-
-def shoot(page, name: str) -> None:
-    """Pictures of all outputs to look at, where LABKIT_SHOTS names a folder."""
-    if folder := os.environ.get("LABKIT_SHOTS"):
-        for place, which in enumerate(CELLS):
-            output = page.locator(".jp-CodeCell").nth(place).locator(".jp-Cell-outputArea")
-            if output.count() and output.is_visible():
-                output.screenshot(path=Path(folder) / f"{which.replace(' ', '-')}-{name}.png")
-
-
-def test_a_text_that_tries_to_be_html_is_shown_as_it_is_and_does_nothing(page):
-    outputs = ".jp-OutputArea-output"
-    others = {"evil bank": "the prompt has", "evil chat": "the prompt has", "evil report": "Tags or entities of HTML"}
-    for name in (name for name in CELLS if name.startswith("evil")):
-        said = others.get(name, EVIL)
-        assert cell(page, name).locator(outputs, has_text=said).count(), name
-    assert page.locator(f'{outputs} a[href^="javascript"], {outputs} mjx-container').count() == 0
-    assert page.evaluate("[window.canary, window.flag]") == [1, None]
-
-
-def test_ratings_by_key_and_button_are_kept_when_the_kernel_restarts(page):
-    here = cell(page, "rating")
-    here.get_by_label("keys").click()
-    for key, rated in (("a", 1), ("t", 2), ("Backspace", 1), ("b", 2)):
-        page.keyboard.press(key)
-        status(page, "rating", f"{rated} of 4 pairs rated by you")
-    here.get_by_role("button", name="left").click()
-    status(page, "rating", "3 of 4 pairs")
-    here.get_by_role("button", name="undo").click()
-    status(page, "rating", "2 of 4 pairs")
-
-    here.locator(".cm-content").click()
-    for key in ("Escape", "0", "0"):
-        page.keyboard.press(key)
-    page.locator(".jp-Dialog").wait_for()
-    page.keyboard.press("Enter")
-    page.locator("#jp-main-statusbar", has_text="(ipykernel) | Idle").wait_for()
-    here.locator(".cm-content").click()
-    page.keyboard.press("Control+Enter")
-    page.wait_for_function("node => node.querySelector('.jp-InputPrompt').innerText.includes('[1]')",
-                           arg=here.element_handle())
-    status(page, "rating", "2 of 4 pairs")
 
 
 def test_lab_00_says_what_is_wrong_gives_a_hint_and_moves_the_progress(server):
     address, _, page = server
-    browser.run_all(page, address, "00_start_here.ipynb", seconds=120)
-    assert page.locator(browser.ERRORS).all_inner_texts() == []
+    browser.open_notebook(page, address, "00_start_here.ipynb")
     codes = page.locator(".jp-CodeCell")
-    doctor, exercise, hint, course_map = (codes.filter(has_text=text).last for text in (
-        "doctor.examine()", 'check("accuracy", accuracy)', 'hint("accuracy")', "course_map()"))
-    assert doctor.locator("table").is_visible()
-    assert "not attempted yet" in exercise.locator(".jp-OutputArea").inner_text()
-    first = course_map.locator("tbody tr").first
-    assert first.locator("td").last.inner_text() == "0 of 1"
+    doctor, profile, exercise, hint, course_map = (codes.filter(has_text=text).last for text in (
+        "doctor.examine()", "ProfileSwitch(", 'check("accuracy", accuracy)', 'hint("accuracy")', "course_map()"))
 
-    def answer(code: str, said: str) -> None:
-        exercise.locator(".cm-line").nth(4).click()
-        page.keyboard.press("End")
-        page.keyboard.press("Shift+Home")
-        page.keyboard.insert_text(code)
+    def run(cell, said: str) -> None:
+        cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
-        exercise.locator(".jp-OutputArea", has_text=re.compile(said)).wait_for()
+        cell.locator(".jp-OutputArea", has_text=re.compile(said.replace(" ", r"\s*"))).wait_for(timeout=60_000)
 
-    answer("return 1", r"for said = .*: expected 0\.5, and got 1")
-    hint.locator(".cm-content").click()
-    page.keyboard.press("Control+Enter")
-    hint.locator(".jp-OutputArea", has_text="Compare the two lists place by place").wait_for()
-    answer("return sum(s == t for s, t in zip(said, truth)) / len(truth)", "passed")
-    course_map.locator(".cm-content").click()
-    page.keyboard.press("Control+Enter")
-    first.locator("td", has_text="1 of 1").wait_for()
+    def answer(code: str) -> None:
+        exercise.locator(".cm-line").nth(4).click()
+        for key in ("End", "Shift+Home"):
+            page.keyboard.press(key)
+        page.keyboard.insert_text(code)
+
+    run(doctor, "real model")
+    run(profile, "tiny: tiny-base")
+    run(exercise, "not attempted yet")
+    run(course_map, "Start here: a warm start 15 0 of 1")
+    answer("return 1")
+    run(exercise, "expected 0.5, and got 1")
+    run(hint, "Compare the two lists place by place")
+    answer("return sum(s == t for s, t in zip(said, truth)) / len(truth)")
+    run(exercise, "passed")
+    run(course_map, "Start here: a warm start 15 1 of 1")
+    assert page.locator(browser.ERRORS).all_inner_texts() == []

@@ -77,7 +77,8 @@ class WillItFit:
                           label=part if not place else None)
                 left += width
             axes.annotate(f"{fit.needs.peak / 1e9:.1f} of {fit.has / 1e9:.0f} GB", (min(left, LIMIT) + 1, place),
-                          va="center", fontsize=8.5, fontweight="bold" if fit.gpu == self.gpu else "normal")
+                          va="center", fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                          fontweight="bold" if fit.gpu == self.gpu else "normal")
         axes.axvline(100 * (1 - SPARE), color="black", linestyle="--", linewidth=1)
         axes.set_ylim(-0.5, len(self.found) - 0.1)  # above the first bar, where no bar can be behind the words
         axes.annotate(f"room to plan with: {1 - SPARE:.0%}", (100 * (1 - SPARE), 1), (4, -2), fontsize=8, va="top",

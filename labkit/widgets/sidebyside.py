@@ -42,8 +42,8 @@ class SideBySide:
 
     def _html(self) -> str:
         column = "flex:1 1 18em;border:1px solid #999;border-radius:4px;padding:0.5em 0.8em;margin:0.3em"
-        boxes = "".join(f'<div style="{column}"><b>{html.escape(name)}</b><br>'
-                        f'<span style="{TEXT}">{shown(answer) or "(nothing)"}</span></div>'
+        boxes = "".join(f'<div style="{column}"><b>{html.escape(name)}</b>'
+                        f'<div style="{TEXT}">{shown(answer) or "(nothing)"}</div></div>'
                         for name, answer in self.answers.items())
         return f'<div role="status" class="{VERBATIM}" style="display:flex;flex-wrap:wrap;max-width:60em">{boxes}</div>'
 

@@ -37,8 +37,8 @@ SHARES = 50  # labels whose shares are shown; `shares` has them all
 _STYLE = (
     "<style>.lk{max-width:62em;font-family:sans-serif;line-height:1.4}.lk table{border-collapse:collapse;margin:.6em 0}"
     ".lk caption{text-align:left;font-weight:bold;padding:.3em 0}"
-    ".lk table :is(th,td){text-align:left;vertical-align:top;"  # by way of the table, or JupyterLab's own rule wins
-    "padding:.25em .7em .25em 0;border-bottom:1px solid #8888}.lk table td.n{text-align:right}"
+    ".lk.lk table :is(th,td){text-align:left;vertical-align:top;"  # twice, or JupyterLab's own rule has more weight
+    "padding:.25em .7em .25em 0;border-bottom:1px solid #8888}.lk.lk table td.n{text-align:right}"
     ".lk i{display:inline-block;height:.7em;background:#0072B2;margin-right:.4em}.lk summary{cursor:pointer}</style>"
 )
 
