@@ -73,7 +73,7 @@ def lesson(folder: Path, quantize: str | None, scratch: Path, length: int = LENG
 
 
 def ways(lesson: train.Lesson) -> dict[str, Callable[[], dict[str, float]]]:
-    """finetune with and without its levers that matter for full rows, the plain recipe, and TRL."""
+    """finetune, the plain recipe in the dtype that the machine does well, TRL with its own defaults and its packing."""
     bf16 = profiles.bf16()
     found = {"finetune": partial(train.ours, lesson), "plain Trainer": partial(train.plain, lesson, bf16=bf16),
              "TRL": partial(train.trl, lesson), "TRL, packing": partial(train.trl, lesson, packing=True)}

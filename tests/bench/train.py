@@ -102,6 +102,7 @@ class Watch:
         self.counted: list[int] = []  # labels that count, by batch
         self.places: list[int] = []  # tokens that the model reads, padding included
         self.ends: list[float] = []
+        self.work: list[float] = []  # CPU seconds of this process by then, which a busy machine leaves as they are
 
     def collator(self, inner: Callable[[list], dict]) -> Callable[[list], dict]:
         """The same batches, counted."""
@@ -130,6 +131,7 @@ class Watch:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 watch.ends.append(time.perf_counter())
+                watch.work.append(time.process_time())
 
         return Ends()
 
@@ -140,7 +142,8 @@ class Watch:
             raise LabError(f"{steps} steps", where="bench", expected="two or more: the first one is not timed")
         seconds = self.ends[-1] - self.ends[0]
         counted, places = self.counted[:steps], self.places[:steps]
-        return {FIGURE: sum(counted[1:]) / seconds, "read tokens/s": sum(places[1:]) / seconds, "steps": steps,
+        return {FIGURE: sum(counted[1:]) / seconds, "read tokens/s": sum(places[1:]) / seconds,
+                "counted tokens a CPU second": sum(counted[1:]) / (self.work[-1] - self.work[0]), "steps": steps,
                 "counted tokens": sum(counted), "read tokens": sum(places)}
 
 
