@@ -189,22 +189,22 @@ def test_an_option_that_is_none_is_named(words, said):
 
 # -- the same lesson, with and without each lever ------------------------------------------------------------------
 
-ROWS, STEPS = 3, 3
+ROWS, STEPS = 6, 3
 # Nats a counted token of held-out rows, after three steps that move them by far more: what sums in another order may
 # differ by, and what bf16 may round.
-EXACT, ROUNDED = 1e-4, 0.01
+EXACT, ROUNDED = 1e-4, 0.02
 
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory):
-    """Three steps over the same three rows: no order of rows and no share of packs can make another batch."""
+    """Three steps over the same six rows: no order of rows and no share of packs can make another batch."""
     base, tokenizer = models.load("tiny")
     task = ticket_task("tone")
     rows = encode(task.train.shuffle(seed=1).select(range(ROWS)), tokenizer)
     packs = pack(rows, 256)
     assert 1 < len(packs) < ROWS, "packs hold several rows, and there are several packs"
     kept = {"packs": (packs, len(packs)), "TRL's packs": (1024, 1)}
-    held = encode(task.validation.select(range(3)), tokenizer)
+    held = encode(task.validation.select(range(4)), tokenizer)
     return train.Lesson(partial(copy.deepcopy, base), tokenizer, rows, held, STEPS, ROWS, 256, 5e-3, 4,
                         tmp_path_factory.mktemp("lesson"), guard=False, kept=kept)
 
