@@ -14,7 +14,7 @@ import pytest
 from labkit import course
 
 THREADS = "OMP_NUM_THREADS"  # two processes that both use all cores are several times as slow as two that share them
-LEARNERS_STEPS = "3"  # answers are empty in a learner's copy: a training there only has to run, not to learn
+LEARNERS_STEPS = "8"  # answers are empty in a learner's copy: a training there only has to run, not to learn
 # Solved labs were run whole when they were built, and tests/ reads what they printed. Here the code has to run, and the
 # cells marked reproducible have to print the same, none of which depends on a training; the first lab trains in full.
 SOLVED_STEPS = "24"

@@ -83,7 +83,7 @@ def run_all(page, address: str, notebook: str, seconds: float) -> None:
     page.wait_for_function("""() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
         .map(prompt => prompt.textContent.trim()).filter(text => text)  // a folded cell shows no number
         .every(text => /\\[\\d+\\]/.test(text))""", timeout=seconds * 1000)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
 
 
 def too_wide(page) -> list[str]:
@@ -96,8 +96,8 @@ def too_wide(page) -> list[str]:
 def open_notebook(page, address: str, notebook: str) -> None:
     """Open a notebook in a fresh workspace and wait for its kernel."""
     page.goto(f"{address}/tree/{notebook}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    page.locator("#jp-main-statusbar", has_text="(ipykernel) | Idle").wait_for(timeout=60_000)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+    page.locator("#jp-main-statusbar", has_text="(ipykernel) | Idle").wait_for(timeout=120_000)
 
 
 def wait_until_run(page, seconds: float) -> None:

@@ -158,7 +158,7 @@ def page(server):
     address, _, page = server
     browser.run_all(page, address, "widgets.ipynb", seconds=240)
     browser.command(page, "application:toggle-left-area")
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     return page
 
 
@@ -252,9 +252,9 @@ def test_a_training_draws_while_it_runs_and_leaves_a_picture(page):
     here.locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
     drawing = here.locator('[role="img"][aria-label^="training: step"]', has=page.locator("polyline"))
-    drawing.wait_for(timeout=60_000)
+    drawing.wait_for(timeout=120_000)
     assert "loss" in drawing.inner_text() and "step" in drawing.get_attribute("aria-label")
-    here.locator("img").wait_for(timeout=60_000)
+    here.locator("img").wait_for(timeout=120_000)
 
 
 def test_the_chat_answers_through_the_adapter_that_the_keyboard_chose(page):
@@ -392,7 +392,7 @@ def test_lab_00_says_what_is_wrong_gives_a_hint_and_moves_the_progress(server):
     def run(cell, said: str) -> None:
         cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
-        cell.locator(".jp-OutputArea", has_text=re.compile(said.replace(" ", r"\s*"))).wait_for(timeout=60_000)
+        cell.locator(".jp-OutputArea", has_text=re.compile(said.replace(" ", r"\s*"))).wait_for(timeout=120_000)
 
     def answer(code: str) -> None:
         exercise.locator(".cm-line").nth(4).click()
