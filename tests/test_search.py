@@ -424,7 +424,8 @@ def test_the_importances_find_the_setting_that_was_made_to_matter(told):
 
     shares = figures.importances(told, seeds=2)
     assert max(shares, key=lambda name: sum(shares[name])) == "learning_rate"
-    assert all(0.5 < sum(one) < 1.01 for one in zip(*shares.values(), strict=True))  # the rest is what settings do together
+    # the rest is what settings do together
+    assert all(0.5 < sum(one) < 1.01 for one in zip(*shares.values(), strict=True))
 
 
 def test_figures_of_an_empty_study_are_refused_with_a_sentence(task, tmp_path):
