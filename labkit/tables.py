@@ -86,8 +86,8 @@ def show(value) -> str:
     return cut(str(value))
 
 
-def cut(text: str, most: int = LONGEST) -> str:
-    """The text, or its beginning and end with a word on what is left out.
+def cut(text: str, most: int = LONGEST, instead: str = " ... ({:,} characters are not shown) ... ") -> str:
+    """The text, or its beginning and end with a word on what is left out, in `instead` of it.
 
     >>> cut("a" * 50, most=10)
     'aaaaa ... (40 characters are not shown) ... aaaaa'
@@ -95,7 +95,7 @@ def cut(text: str, most: int = LONGEST) -> str:
     half = most // 2
     if len(text) <= most:
         return text
-    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters are not shown) ... {text[-half:]}"
+    return text[:half] + instead.format(len(text) - 2 * half) + text[-half:]
 
 
 def as_markdown(text: str) -> str:

@@ -126,7 +126,6 @@ def write(values: dict[str, np.ndarray], file: Path) -> None:
             for name, value in values.items()}
     form.set_parameters(kept)  # holds no reference: without a name of ours the arrays would be gone before the export
     form.export_adapter(str(file))
-    del kept
 
 
 def read_peft(adapter: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -143,7 +143,7 @@ def _rows(run, examples, validation) -> Iterator[Sign]:
     """What the tripwires say of the rows, where these are given."""
     if examples is None:
         return
-    _, tokenizer = models.load(run.settings["model"])
+    tokenizer = models.tokenizer(run.settings["model"])
     rows = examples.to_list()
     checks = []
     if rows and "labels" in rows[0]:
@@ -176,7 +176,7 @@ def _blind(run) -> float | None:
     labels = run.settings.get("labels")
     if not labels or len(labels) < 2:
         return None
-    _, tokenizer = models.load(run.settings["model"])
+    tokenizer = models.tokenizer(run.settings["model"])
     return math.log(len(labels)) / statistics.mean(len(encode_completion(tokenizer, label)) for label in labels)
 
 

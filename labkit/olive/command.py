@@ -23,7 +23,7 @@ from pathlib import Path
 from labkit import models, profiles
 from labkit.errors import LabError
 from labkit.olive import warm
-from labkit.tables import VERBATIM
+from labkit.tables import VERBATIM, cut
 
 INSTALL = "Run `pip install -c constraints.txt -e '.[olive]'` in the course's folder"
 # Either of the first two alone lets Olive wait for its telemetry: the one is asked before, the other after its start.
@@ -35,6 +35,7 @@ BASE = "base"
 SHOWN = 6  # files that a report names
 LONGEST_REASON = 240  # characters of a sentence
 LONGEST_LOG = 60_000  # characters of a log that a notebook shows; the file has all
+SEE = "\n... ({:,} characters, see the file)\n"
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*|.*\berror: .*)$")
 NOTHING = ("No output model produced", "Failed to run Olive")  # Olive says so and ends with code 0
 TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Required packages)")
@@ -98,7 +99,8 @@ class Done:
         more = "".join(f"<div>{html.escape(line.strip())}</div>" for line in [*self._more(), *self.said])
         return (f"<div class='{VERBATIM}'><b>{html.escape(self.head)}</b><table><thead><tr>"
                 f"<th style='text-align:left'>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody>"
-                f"</table>{more}<details><summary>{title}</summary><pre>{html.escape(cut(log))}</pre></details></div>")
+                f"</table>{more}<details><summary>{title}</summary><pre>{html.escape(cut(log, LONGEST_LOG, SEE))}</pre>"
+                "</details></div>")
 
     def _largest(self) -> dict[str, int]:
         return dict(sorted(self.files.items(), key=lambda item: -item[1])[:SHOWN])
@@ -269,14 +271,6 @@ def without_warnings(log: str) -> tuple[str, int]:
         elif not line.startswith("  warnings.warn("):
             kept.append(line)
     return "\n".join(kept), warned
-
-
-def cut(text: str, most: int = LONGEST_LOG) -> str:
-    """The text, or its beginning and end with a word on what is left out."""
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters, see the file)\n{text[-half:]}"
 
 
 def _lay(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.data.encode import IGNORED
 from labkit.tables import VERBATIM
+from labkit.widgets.shown import TEXT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,5 +49,4 @@ class TokenView:
     def _repr_html_(self) -> str:
         spans = (f'<span style="{COUNTED if counts else READ}">{html.escape(text)}</span>'
                  for text, counts in self.pieces)
-        look = "white-space:pre-wrap;overflow-wrap:anywhere"
-        return f'<div class="{VERBATIM}" style="{look}">{"".join(spans)}</div><p>{self.caption}</p>'
+        return f'<div class="{VERBATIM}" style="{TEXT}">{"".join(spans)}</div><p>{self.caption}</p>'
