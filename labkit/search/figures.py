@@ -185,10 +185,10 @@ def history(study: Study) -> Figure:
     found, (times, axis) = _ended(study), _times(study)
     rest = [t for t in found if t.number >= DRAWN]
     best = study.best
-    title = f"The best of {len(found)} is trial {best.number}; {sum(t.state == 'stopped early' for t in found)} were " \
+    title = f"Trial {best.number} is the best of {len(found)}; {sum(t.state == 'stopped early' for t in found)} were " \
             "stopped early"
     if study.head["strategy"] == "tpe" and rest:
-        title += f", {sum(t.state == 'stopped early' for t in rest)} of them among the {len(rest)} that TPE chose"
+        title += f", {sum(t.state == 'stopped early' for t in rest)} of TPE's {len(rest)}"
     figure, axes = plots.new(title, "trial (number)", axis)
     for state, mark in MARKS.items():
         own = [t for t in found if t.state == state]
