@@ -22,8 +22,8 @@ lab: ready ## open the course in JupyterLab
 
 test: ready ## everything that CI runs: style, tests, all notebooks
 	$(PY) -m ruff check .
-	$(PY) -m pytest -m real --durations 3 tests
-	$(PY) -m pytest -m "not real" -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --durations 10 $(wildcard tests solutions notebooks)
+	$(PY) -m pytest -m "real or browser" --durations 3 tests
+	$(PY) -m pytest -m "not real and not browser" -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --durations 10 $(wildcard tests solutions notebooks)
 
 course: ready ## build the notebooks from solutions/*.py; LABS="03 05" builds these only
 	@$(PY) -m labkit.cli course --build $(LABS)
@@ -40,8 +40,8 @@ base: ready ## train tiny-base from its recipe, up to two hours; takes up where 
 html: ready ## write the solved labs as a site with a search to build/html
 	@$(PY) -m labkit.cli course --html build/html
 
-bench: ready ## how fast and how lean 100,000 rows and a file of 1 GB are read, inspected, split and encoded
-	@$(PY) tests/bench_data.py
+bench: ready ## how fast all of it is against what people would use instead; BENCH="--only train,score --model small"
+	@$(PY) tests/bench $(BENCH)
 
 colab: ready ## the set-up cell for Colab in a new environment with torch alone, then lab 03; some minutes
 	@$(PY) tests/fresh_colab.py

@@ -14,12 +14,13 @@ import pytest
 from labkit import course
 
 THREADS = "OMP_NUM_THREADS"  # two processes that both use all cores are several times as slow as two that share them
-LEARNERS_STEPS = "3"  # answers are empty in a learner's copy: a training there only has to run, not to learn
+LEARNERS_STEPS = "8"  # answers are empty in a learner's copy: a training there only has to run, not to learn
 # Solved labs were run whole when they were built, and tests/ reads what they printed. Here the code has to run, and the
 # cells marked reproducible have to print the same, none of which depends on a training; the first lab trains in full.
 SOLVED_STEPS = "24"
 WHOLE = ("03",)
-spent: Counter[str] = Counter()
+spent: Counter[str] = Counter()  # seconds by file
+SLOWEST = 30  # files that the summary names
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,9 +44,13 @@ def pytest_runtest_setup(item: pytest.Item):
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    spent[report.nodeid.split("/")[0]] += report.duration
+    spent[report.nodeid.split("::")[0]] += report.duration
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    parts = " · ".join(f"{part} {seconds:.0f} s" for part, seconds in spent.items() if os.path.isdir(part))
-    terminalreporter.write_line(f"time: {parts}")
+    parts: Counter[str] = Counter()
+    for file, seconds in spent.items():
+        parts[file.split("/")[0]] += seconds
+    terminalreporter.write_line("time: " + " · ".join(f"{part} {seconds:.0f} s" for part, seconds in parts.items()))
+    for file, seconds in spent.most_common(SLOWEST):
+        terminalreporter.write_line(f"  {seconds:4.0f} s  {file}")

@@ -126,7 +126,8 @@ def show(command: Sequence[str], folder: str | Path = ".", **environment: str) -
         given["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run([sys.executable, *modules[command[0]], *command[1:]], cwd=folder, capture_output=True,
                           text=True, errors="replace", env={**os.environ, **given, **environment})
-    print(done.stdout.strip())
+    if done.stdout.strip():
+        print(done.stdout.strip())
     if done.returncode:
         print(*sentences(done.stderr), sep="\n")
     return done

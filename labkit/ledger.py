@@ -96,6 +96,9 @@ class Ledger:
                 "MB": None if e.bytes is None else round(e.bytes / 1e6, 2),
                 "tokens/s": None if e.decode is None else round(e.decode),
             })
+        for name in ("gap, nats", "tokens/s"):
+            if all(row[name] is None for row in rows):  # nobody asked for it
+                rows = [{key: value for key, value in row.items() if key != name} for row in rows]
         first = self.entries[0]
         return Table(rows, f"{first.accuracy.rows} prompts; each stage beside the one before it")
 

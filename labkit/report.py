@@ -5,7 +5,6 @@ Last step of the job: takes the scores and the Run that `run_job` gathered, and 
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from labkit import plots
 from labkit.evaluation import Score
 from labkit.intake import place
-from labkit.tables import Table
+from labkit.tables import Table, as_markdown
 
 if TYPE_CHECKING:
     from labkit.intake import Intake
@@ -171,7 +170,7 @@ def shorten(text: str, most: int = SHORT) -> str:
 
 def _text(text: str, most: int = 400) -> str:
     """Somebody's words as Markdown that shows them and does nothing else; `Table` takes care of pipes."""
-    return re.sub(r"([\\`*_\[\]#~])", r"\\\1", html.escape(shorten(text, most), quote=False))
+    return as_markdown(shorten(text, most))
 
 
 def _fenced(text: str) -> str:

@@ -6,7 +6,12 @@ Used by whatever shows figures: evaluation, the command line, the notebooks.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
+
+LONGEST = 2_000  # characters of a cell; of a longer text both ends are shown
+WORD = 60  # letters from which on a word may be broken: a hash or an address would push the table out of the page
+VERBATIM = "mathjax_ignore tex2jax_ignore"  # HTML classes: MathJax, new and old, takes no $ in here for a formula
 
 
 class Table:
@@ -41,14 +46,17 @@ class Table:
     def _repr_html_(self) -> str:
         def cell(tag: str, key: str, text: str) -> str:
             side = "right" if self._is_number(key) else "left"
-            return f'<{tag} style="text-align:{side}">{html.escape(text)}</{tag}>'
+            broken = ";overflow-wrap:anywhere" if max(map(len, text.split()), default=0) > WORD else ""
+            return f'<{tag} style="text-align:{side}{broken}">{html.escape(text)}</{tag}>'
 
         def line(tag: str, row: list[str]) -> str:
             return "<tr>" + "".join(cell(tag, key, text) for key, text in zip(self.head, row, strict=True)) + "</tr>"
 
         body = "".join(line("td", [show(row.get(key)) for key in self.head]) for row in self.rows)
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{caption}<thead>{line('th', self.head)}</thead><tbody>{body}</tbody></table>"
+        shown = f"{caption}<thead>{line('th', self.head)}</thead><tbody>{body}</tbody>"
+        kind = f' class="{VERBATIM}"' if "$" in shown or "\\" in shown else ""
+        return f"<table{kind}>{shown}</table>"
 
     def markdown(self) -> str:
         """The same as a Markdown table; pipes in cells are escaped."""
@@ -66,7 +74,7 @@ def table(*rows: dict, caption: str = "", **cells) -> Table:
 
 
 def show(value) -> str:
-    """A value as a cell's text: thousands separated, floats to four figures, None as a dash."""
+    """A value as a cell's text: thousands separated, floats to four figures, None as a dash, long texts cut."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -75,4 +83,25 @@ def show(value) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return cut(str(value))
+
+
+def cut(text: str, most: int = LONGEST, instead: str = " ... ({:,} characters are not shown) ... ") -> str:
+    """The text, or its beginning and end with a word on what is left out, in `instead` of it.
+
+    >>> cut("a" * 50, most=10)
+    'aaaaa ... (40 characters are not shown) ... aaaaa'
+    """
+    half = most // 2
+    if len(text) <= most:
+        return text
+    return text[:half] + instead.format(len(text) - 2 * half) + text[-half:]
+
+
+def as_markdown(text: str) -> str:
+    """Somebody's words as Markdown that shows them and does nothing else; `Table.markdown` takes care of pipes.
+
+    >>> print(as_markdown("*all* [of](it) <b>stays</b>"))
+    \\*all\\* \\[of\\](it) &lt;b&gt;stays&lt;/b&gt;
+    """
+    return re.sub(r"([\\`*_\[\]#~$])", r"\\\1", html.escape(text, quote=False))

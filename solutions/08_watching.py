@@ -40,8 +40,9 @@ run = finetune(rows, watched, steps=30, batch_size=8, evaluate_every=10, callbac
                out=runs("lab08-live"))
 
 # %% [markdown]
-# Four things to look at, in this order: does the training loss fall; does validation fall with it; does the rate do
-# what you told it (up, then down); is the gradient norm steady. What the meter beside it saw stays in the Run:
+# Four things to look at, in this order: does the training loss fall on the whole; does validation fall with it; does
+# the rate do what you told it (up, then down); does the gradient norm stay in one range, without runaway leaps. What
+# the meter saw meanwhile stays in the Run:
 
 # %%
 from labkit import measured
@@ -53,8 +54,8 @@ table(*({"measured": name.replace("_", " "), "value": value} for name, value in 
 
 # %% [markdown]
 # `waiting` is the share of the time in which the model had no rows, `padding` the share of tokens that were none,
-# `move` how far the longest step moved the weights, as a share of their size, and `watching` what all this cost. Each
-# of them names an illness further down.
+# `move` how far the longest step moved the weights, as a share of their size, and `watching` what all this cost. The
+# first three each name an illness further down.
 #
 # ### Exercise 8.1 · tokens a second, and seconds to go · difficulty 1 · 6 minutes
 # `seconds` and `tokens` are of each step that is done, in order; `steps` is how many there will be in all. Give two
@@ -97,8 +98,8 @@ print(f"a watched step takes {ratio[1]:.2f} of the time of the other ({ratio[0]:
 print(f"inside the callbacks: {inside[-1]:.1%} of the training at most; at most 3 %: {inside[-1] <= 0.03}")
 
 # %% [markdown]
-# The pairs wobble with whatever else the machine does, in both directions; the clock inside the callbacks does not. Of
-# what is cheap to know, look at all.
+# The pairs wobble with whatever else the machine does, and may even come out below 1; the clock inside the callbacks
+# does not. Of what is cheap to know, look at all.
 #
 # ## TensorBoard, and a terminal
 # The field keeps its curves in TensorBoard's event files. `transformers` writes them by a callback of its own;
@@ -128,7 +129,7 @@ board.show(folder)
 #     %tensorboard --logdir ../runs/tiny/lab08-board
 #
 # On a server without a screen, `tensorboard --logdir runs --port 6006` and a tunnel do the same. And in a terminal
-# `finetune(..., progress=True)` draws one line, with what the picture shows in words:
+# `finetune(..., progress=True)` draws one line, with the loss and the meter in words:
 
 # %%
 import io
@@ -160,7 +161,8 @@ plots.show(figure, alt)
 monitoring.diagnose(sick)
 
 # %% [markdown]
-# Six mends are in every textbook. **Predict** which of them lower the lowest point itself, and which only keep it.
+# Six mends are in every textbook. **Predict** which of them lower the lowest point itself, which only keep it, and
+# which do neither.
 
 # %%
 remedies = {"sick": {}, "early stopping": {"patience": 2}, "lower rank": {"rank": 2, "alpha": 8},
@@ -178,9 +180,10 @@ table(*seen, caption="validation loss, nats; a blind guess among six labels cost
 # %% [markdown]
 # Read the column `lowest`: what a remedy does to *it* is what it does to the model. Early stopping costs nothing and
 # keeps what there was; the others change the run, each by itself and not each enough. Weight decay pulls by the rate
-# times its strength, next to nothing in thirty steps. And look at `more data`: where its diagnosis is healthy and its
-# validation is not good, the steps are too long as well (a high rate, times alpha / r = 4). A patient may have two
-# illnesses, so the mend below may treat both.
+# times its strength: in thirty steps that does not move the lowest point. And healthy means only that no sign of
+# illness was found: compare with a blind guess. Look at `more data`: where its diagnosis is healthy and its validation
+# is not good, the steps are too long as well (a high rate, times alpha / r = 4). A patient may have two illnesses, so
+# the mend below may treat both.
 #
 # ### Exercise 8.2 · mend it · difficulty 2 · 10 minutes
 # Put your own settings over those of the sick run. The check asks for a validation loss that ends within 15 % of its
@@ -268,9 +271,10 @@ for name, how in ways.items():
 table(*seen)
 
 # %% [markdown]
-# Either remedy alone does not do, both together do. What they cost is time: checkpointing computes the forward pass
-# twice, and small parts use a machine less well. LoRA saves gradients and moments, 4 bits save weights: of a model
-# with a billion parameters that is most of the memory, of this one it is little (lab 04).
+# Either remedy alone does not do, both together do. What they cost is time, which three steps here do not show:
+# checkpointing computes the forward pass twice, and small parts use a machine less well. LoRA saves gradients and
+# moments; 4 bits save weights, most of what is left in a model of a billion parameters and a smaller part here (lab
+# 04).
 #
 # ## Patient 3: it is slow
 # A training that "takes all night". Whenever a ticket's turn comes, the loader reads the whole file to find it; every
@@ -472,10 +476,9 @@ for rate in (2e-6, clinic.MENDED["rate"]["learning_rate"], 0.3):
     except LabError as stopped:
         run = stopped
     losses = [point["loss"] for point in run.curve if "loss" in point]
-    last = losses[-8:]
-    seen.append({"rate": f"{rate:g}", "longest step": f"{run.meter['move']:.1g}",
-                 "last losses": f"{sum(last) / len(last):.2f}", "diagnosis": monitoring.diagnose(run).illness})
-table(*seen, caption="a blind guess among six labels costs 0.90 nats")
+    seen.append({"rate": f"{rate:g}", "longest step": f"{run.meter['move']:.2g}",
+                 "last loss": f"{losses[-1]:.2f}", "diagnosis": monitoring.diagnose(run).illness})
+table(*seen, caption="longest step: a share of the weights' size; a blind guess among six labels costs 0.90 nats")
 
 # %% [markdown]
 # The ratio does not know your task, so it names a band and not a value: within it a range test looks (lab 02). Whole

@@ -99,7 +99,7 @@ table(*({"": name, **{f"{10**e:.0e} to {10**(e + 1):.0e}": sum(10**e <= x < 10 *
 # drawn by factors; what acts as a share (dropout) is not.
 #
 # alpha is a question of its own, since the model meets it as alpha / r alone. **Predict** how far alpha / r spreads if
-# alpha is drawn freely, as the rank is, from 8 to 128:
+# alpha is drawn freely and by factors, from 8 to 128, beside a rank from 8 to 64:
 
 # %% tags=["reproducible"]
 free, tied = [], []
@@ -113,11 +113,11 @@ table(*({"alpha": name, "smallest alpha / r": min(drawn), "largest": max(drawn),
         for name, drawn in (("free", free), ("tied to the rank", tied))))
 
 # %% [markdown]
-# Free alpha spends its trials on scales that nobody would choose, and mixes up two questions: what rank does, and what
+# Free alpha spends half of its trials on scales outside of 1 to 4, and mixes up two questions: what rank does, and what
 # the scale does. Tied, each is answered by itself.
 #
 # ## A dozen settings at random
-# Random search sounds lazy and is hard to beat: each trial tries a new value of *every* setting, where a grid of twelve
+# Random search sounds lazy and is hard to beat: each trial draws *every* setting anew, where a grid of twelve
 # has two or three values of three settings and one of the others (Bergstra and Bengio, 2012). Most guides search the
 # learning rate from 1e-6 to 1e-3. Here the range goes on above that, to twenty times the profile's own rate.
 # **Predict** on which side the best lies.
@@ -158,8 +158,8 @@ table(*({"learning rate": side, "trials": len(part), "mean accuracy": f"{sum(t.v
          "best": f"{max(t.value for t in part):.1%}"} for side, part in sides.items() if part))
 
 # %% [markdown]
-# Before you believe either row, look in the table of the best for two trials with about the same rate and rank that are
-# far apart. Batch and alpha / r differ there too: a batch of 8 gives four times the steps of one of 32. Each trial
+# Before you believe either row, look in the table of the best for two trials with about the same rate and rank: how far
+# apart are they? Batch and alpha / r differ there too: a batch of 8 gives four times the steps of one of 32. Each trial
 # changes everything at once, and one lucky combination makes a row: twelve do not tell which range is right.
 #
 # ### Exercise 9.2 · see that a range is too narrow · difficulty 2 · 7 minutes
@@ -227,9 +227,9 @@ def should_stop(looks, others, startup=5):
 check("should_stop", should_stop)
 
 # %% [markdown]
-# *Successive halving* has another rule: of all that reached a look so far, only the best third goes on. Both can be
-# tried on the random trials after the fact, since those ran to their end. **Predict** how many rows each rule saves,
-# and whether the winner survives it.
+# *Successive halving* has another rule: whoever is below the best third of all that reached a look so far is stopped.
+# With 24 tickets a look, many trials are equal, and equals go on. Both rules can be tried on the random trials after
+# the fact, since those ran to their end. **Predict** how many rows each rule saves, and whether the winner survives it.
 
 # %%
 from labkit import runs, search
@@ -256,9 +256,9 @@ table(*({"rule": name, "stopped": f"{len(out)} of {len(trials)}", "winner": "sto
 # like a loser. Whether it was one, only a search without pruning knows, such as this one.
 #
 # ## Look where it was good
-# Random search learns nothing from what it saw. The *tree-structured Parzen estimator* (TPE) parts the trials into a
-# good quarter or so and the rest, smooths both into densities l(x) and g(x), and tries next where l(x) / g(x) is
-# largest.
+# Random search learns nothing from what it saw. The *tree-structured Parzen estimator* (TPE) parts the trials into the
+# best few (a tenth in Optuna, a third in the picture below) and the rest, smooths both into densities l(x) and g(x),
+# and tries next where l(x) / g(x) is largest.
 #
 # ### Exercise 9.4 · where it was good, and not bad · difficulty 3 · 12 minutes
 # `density(x, centres, width)` is given. Of `candidates`, give the one with the largest l / g, where l is the density of
@@ -303,8 +303,8 @@ plots.show(figure, alt=f"Densities of good and other rates; the largest ratio li
 
 # %% [markdown]
 # The pick lies where bad ones are *rare*, which need not be where good ones are densest. Optuna's TPE does this for all
-# settings at once. Its first ten trials are random, to have something to look at; the first of all is the default. The
-# range now lies around the profile's own rate, and the median rule stops what is behind.
+# settings at once. Its first ten trials are not its own choice, but the default and nine at random, to have something
+# to look at. The range now lies around the profile's own rate, and the median rule stops what is behind.
 
 # %%
 from labkit import plots, runs, search
@@ -325,7 +325,7 @@ plots.show(figures.history(found), alt=f"Accuracy of {len(found.counted)} trials
 
 # %% [markdown]
 # Do not compare this curve with the random search above: its range was another one. What can be compared is the best
-# trial with the default, which is trial 0 and saw the same rows in the same order. The first line says what the study
+# trial with the default, which is trial 0 and drew its rows with the same seed. The first line says what the study
 # cost.
 
 # %%
@@ -363,7 +363,7 @@ print(f"{len(again.counted)} trials, the same best: {again.best.number == found.
 
 # %% [markdown]
 # ## What mattered
-# Four pictures of the same trials. *Parallel coordinates*: a line a trial, from its settings to its figure; the best
+# Three pictures of the same trials. *Parallel coordinates*: a line a trial, from its settings to its figure; the best
 # third is in front. Look for an axis on which the front lines run close together.
 
 # %%
@@ -376,8 +376,8 @@ found = search.study("tone", space, trials=20, strategy="tpe", pruning="median",
 plots.show(figures.parallel(found), alt="Parallel coordinates of the trials: one line from settings to accuracy each")
 
 # %% [markdown]
-# *Slices* show one setting at a time. Where TPE has tried one region again and again, dots are dense: it is not a fair
-# sample of the range any more.
+# *Slices* show one setting at a time. Where TPE has tried one region again and again, the marks are dense: it is not a
+# fair sample of the range any more. A cross was stopped early and shows its last look, at 24 tickets; a dot is of 96.
 
 # %%
 plots.show(figures.slices(found), alt="Validation accuracy over each setting in a panel; the best trial is ringed")
@@ -441,7 +441,8 @@ while not (busy := [t for t in search.trials_in(file) if t.state == "running" an
 psutil.Process(busy[0].worker).kill()
 for worker in workers:
     worker.wait()
-print(f"trial {busy[0].number} lost its worker; exit codes: {sorted(w.returncode != 0 for w in workers)}")
+codes = sorted(worker.returncode for worker in workers)
+print(f"trial {busy[0].number} lost its worker; exit codes: {codes} (a negative one is the signal that killed it)")
 
 # %% [markdown]
 # Read the table: six trials are done or stopped early, no setting twice among them, and the one that was lost is done
@@ -453,8 +454,8 @@ from labkit.tables import table
 
 trials = search.trials_in(file)
 names = {worker: letter for worker, letter in zip(dict.fromkeys(t.worker for t in trials), "ABCD")}
-ended = [t for t in trials if t.state == "done"]
-print(f"came to their end: {len(ended)}, different settings: {len({str(t.params) for t in ended})}, "
+ended = [t for t in trials if t.state in ("done", "stopped early")]
+print(f"done or stopped early: {len(ended)}, different settings: {len({str(t.params) for t in ended})}, "
       f"done again: {[t.retry_of for t in ended if t.retry_of is not None]}")
 table(*({"trial": t.number, "worker": names[t.worker], "state": t.state, "again for": t.retry_of,
          "rate": f"{t.params['learning_rate']:.2e}", "rank": t.params["rank"]} for t in trials))
@@ -485,8 +486,9 @@ again = [found.bench(seed=seed, **found.best.setting).accuracy.value for seed in
 print(f"the best trial: {found.best.value:.1%}; five other seeds:", *(f"{value:.1%}" for value in again))
 
 # %% [markdown]
-# Same settings, same rows to choose from, same steps: only the start of A and the order of rows differ. The mean of
-# such repeats is below the winner more often than not, since a winner is chosen for its luck, too (*winner's curse*).
+# Same settings, same rows to choose from, same steps. What differs is chance: how A begins, which rows are taken and in
+# which order, what dropout hides. The mean of such repeats is below the winner more often than not, since a winner is
+# chosen for its luck, too (*winner's curse*).
 #
 # ### Exercise 9.5 · how much is luck · difficulty 2 · 8 minutes
 # `figures` are those of one setting, a seed each. How far apart must *two single runs* be before luck alone explains it
@@ -561,10 +563,10 @@ print("the best minus the default, ticket by ticket:", seen["gain"])
 table(*({"": name, "test accuracy": str(score)} for name, score in seen["scores"].items()))
 
 # %% [markdown]
-# If the interval of the gain leaves 0 out, the search earned its place. If not, that is not shown, and twenty trials
-# more on the same validation tickets would not mend it. Hold the gain beside the lead on validation, further up. Two
-# things shrink a lead on its way here: the winner's luck stays behind, and a default that was merely slow catches up
-# when it gets more rows. Now look again, as everybody wants to:
+# If the interval of the gain lies wholly above 0, the search earned its place. If not, that is not shown, and twenty
+# trials more on the same validation tickets would not mend it. Hold the gain beside the lead on validation, further up.
+# Two things shrink a lead on its way here: the winner's luck stays behind, and a default that was merely slow catches
+# up when it gets more rows. Now look again, as everybody wants to:
 
 # %%
 from labkit import LabError
@@ -661,8 +663,8 @@ except LabError as error:
 # </details>
 #
 # <details><summary>3. Short trials favour high learning rates. Why, and what follows?</summary>
-# With few steps, only a high rate gets anywhere. In a longer training with the same rate late steps may do harm. So a
-# search by short trials finds a neighbourhood: check the winner at full length before you believe in it.
+# With few steps, a low rate often does not get far enough. In a longer training with the same rate late steps may do
+# harm. So a search by short trials finds a neighbourhood: check the winner at full length before you believe in it.
 # </details>
 #
 # **Next:** lab 10 exports what you trained, so that it runs without PyTorch. How far you are:

@@ -158,7 +158,8 @@ print(f"the same answer on {equal} of {len(held)} tickets")
 print(f"largest difference of a log-likelihood {gap:.0e} nats; below 0.01: {gap < 0.01}")
 
 # %% [markdown]
-# It is the same model. Sums in another order move the last digits, and no answer depends on those.
+# If nearly all agree, it is the same model: sums in another order move the last digits, and flip an answer only where
+# two tokens are all but equally likely.
 #
 # ## Sixteen levels for a block
 # fp32 spends 32 bits on a weight. int4 keeps a code from 0 to 15, and for each block of 32 weights a scale and a zero:
@@ -188,7 +189,7 @@ def block_codes(block):
 check("block_codes", block_codes)
 
 # %% [markdown]
-# A real block, from the first attention matrix of the base. Look for the largest error: it is about half a step.
+# A real block, from the value matrix of the base's first layer. Look for the largest error: it is about half a step.
 
 # %%
 from labkit import models, plots
@@ -276,14 +277,15 @@ figure, axes = plots.new(f"Closest to fp32: {best.name}", "size (% of fp32)", "K
 for step in steps:
     axes.plot(100 * step.share, step.kl, "o", color=plots.COLOURS["blue"])
     axes.annotate(step.name, (100 * step.share, step.kl), textcoords="offset points", xytext=(5, 4), fontsize=8)
+axes.margins(x=0.35, y=0.12)
 axes.set_ylim(bottom=0)
-axes.margins(x=0.35)
 plots.show(figure, alt="; ".join(f"{s.name}: KL {s.kl:.3f} at {s.share:.0%} of fp32" for s in steps))
 
 # %% [markdown]
-# Compare pairs of rows: what a zero for each block is worth (symmetric against not), what GPTQ's few seconds are worth,
-# and whether extra bits are better spent on finer blocks or on v, o and down_proj, which write what all later layers
-# read. `to_onnx` takes the last recipe of the table. Does it lose more than three points on the *test* tickets?
+# Compare pairs of rows: what a zero for each block is worth (symmetric against not), what GPTQ's reading of a few texts
+# is worth, and whether extra bits are better spent on finer blocks or on v, o and down_proj, which write what all later
+# layers read. Speeds of a model this small jump about: compare them further down, side by side. `to_onnx` takes the
+# last recipe of the table. Does it lose more than three points on the *test* tickets?
 
 # %%
 from labkit import evaluation, measured
@@ -293,7 +295,7 @@ held, families = tone.test, evaluation.groups_of(tone.test)
 exact, rough = (evaluation.accuracy(held["label"], m.classify(held["prompt"], tone.labels), families)
                 for m in (fp32, int4))
 share, lost = int4.bytes / fp32.bytes, 100 * (exact.value - rough.value)
-print(f"fp32 {exact}\nint4 {rough}\npoints lost: {lost:.1f}; whole folder: {share:.1%} of fp32")
+print(f"fp32 {exact}\nint4 {rough}\npoints lost (below 0: won): {lost:.1f}; whole folder: {share:.1%} of fp32")
 measured.note("10_onnx_export", fp32=exact, int4=rough, int4_share_of_fp32=f"{share:.1%}",
               **{f"KL, {s.name}": s.kl for s in steps})
 
@@ -405,7 +407,8 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
-figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch", "model", "decode (tokens/s)")
+figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch with its adapter", "model",
+                         "decode (tokens/s)")
 axes.bar([row[""] for row in rows], [row["decode, tokens/s"] for row in rows], color=plots.COLOURS["blue"], width=0.6)
 axes.tick_params(axis="x", labelsize=8)
 measured.note("10_onnx_export", int4_decode_over_PyTorch_fp32=gain, **{
@@ -418,7 +421,7 @@ plots.show(figure, alt="; ".join(f"{row['']}: {row['decode, tokens/s']} tokens/s
 
 # %%
 int4 = OnnxModel(folders[1])
-seen = {batch: [(n, 1000 * speed(int4, n, 2, batch, repeats=2).first) for n in (16, 64, 128, 256)]
+seen = {batch: [(n, 1000 * speed(int4, n, 2, batch).first) for n in (16, 64, 128, 256)]
         for batch in (1, 2, 4)}
 times = seen[1][-1][1] / seen[1][0][1]
 figure, axes = plots.new(f"16 times the prompt, one at a time: {times:.0f} times the wait",
@@ -431,8 +434,9 @@ plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f
                                  for b, c in seen.items()))
 
 # %% [markdown]
-# Nearly straight, above a fixed cost of every call: for a single short prompt that cost is most of the wait, so 16
-# times the tokens take less than 16 times as long. Larger batches have less of that discount left.
+# On a quiet machine the lines are nearly straight, above a fixed cost of every call: for a single short prompt that
+# cost is most of the wait. Where a line bends or two cross, attention over a long prompt has its say, or something else
+# ran.
 #
 # ## Serve it
 # `labkit serve FOLDER` answers as OpenAI's API does, on this machine only unless told otherwise: any client that knows

@@ -28,9 +28,9 @@ table(olive.installed(), caption="what this lab runs on")
 #
 # ## A folder to work in
 # `Desk` is a folder with the base model in it, under the name `base`. `desk.run("...")` runs what you would type behind
-# `olive` in a terminal in that folder. Three things are added: telemetry is off, the log is told in full, and what
-# Olive remembers of earlier runs is cleared first, since it knows your data by the file's name and not by what is in
-# it.
+# `olive` in a terminal in that folder. Three things are added: telemetry is off, the log is told in detail but for the
+# libraries' warnings, and what Olive remembers of earlier runs is cleared first, since it knows your data by the file's
+# name and not by what is in it.
 
 # %%
 from labkit import data, olive, runs
@@ -129,7 +129,7 @@ def join_and_chop(rows, joiner, length):
 check("join_and_chop", join_and_chop)
 
 # %% [markdown]
-# This is the second piece that the command above trained on. Where does it begin?
+# This is the second piece that such a cut gives. Where does it begin?
 
 # %%
 from labkit import data, models, olive
@@ -227,7 +227,7 @@ print(f"points between labkit and olive finetune: {100 * (first.value - third.va
 # schedule (a constant rate), dropout, and fewer tokens in all. It is not the tool that makes the difference, it is what
 # the tool was told.
 #
-# Keep these figures; at the end they stand beside those of a real model.
+# Keep these figures; at the end they stand beside those of a real model, where any were recorded.
 
 # %%
 from labkit import measured
@@ -325,7 +325,7 @@ desk.run("run --config whole.json")
 
 # %% [markdown]
 # One command went from rows to a folder that runs without PyTorch (lab 10 says what each file in it is for). The
-# adapter is in the graph beside the weights, neither merged nor taken out; a later section takes it out.
+# adapter is in the graph beside the weights, neither merged nor taken out; a later section takes such an adapter out.
 #
 # ## A search in the same file
 # Two learning rates and two ranks are four trainings. A pass may be a list of passes, of which a search takes one, and
@@ -447,8 +447,8 @@ except Exception as error:
     print(f"{type(error).__name__}: {str(error)[:200]}")
 
 # %% [markdown]
-# It does not: `convert-adapters` names a weight as peft does, and the graph as the builder does. Compare a name of
-# each, then rename. What you wrote by hand is the same file.
+# It does not: `convert-adapters` names a weight as peft does but for the prefix, and the graph as the builder does.
+# Compare a name of each, then rename. What you wrote by hand is the same file.
 
 # %%
 import numpy as np
@@ -503,8 +503,9 @@ for name in model.adapters:
     print(f"{name:8s}", *(repr(model.generate(prompt, 24, adapter=name)) for prompt in asked.values()), sep="\n   ")
 
 # %% [markdown]
-# Each adapter answers its own question, and leaves its mark on the other's; the base goes on as it always did. Do they
-# answer as they did in PyTorch? Letter by letter, on tickets that neither has seen:
+# Each adapter has the form of its own task, if after so few steps not always the sense, and leaves its mark on the
+# other's question; the base goes on as it always did. Do they answer as they did in PyTorch? Letter by letter, on
+# tickets that neither has seen:
 
 # %%
 from labkit import adapters, evaluation, models
@@ -540,8 +541,8 @@ from labkit import olive
 olive.tried()
 
 # %% [markdown]
-# Options that are not Olive's are handed to transformers, so an old name fails there, late. And a packaged extra is no
-# promise of a feature: this is what each of them would install.
+# Options that are not Olive's are handed to transformers, so an old name is refused there, and not by Olive's own list.
+# And a packaged extra is no promise of a feature: this is what each of them would install.
 
 # %%
 olive.tried_extras()
@@ -588,8 +589,8 @@ table(*plans)
 
 # %% [markdown]
 # `optimize` no longer knows DirectML, `auto-opt` still does. The chips differ most in what is done around the export:
-# the rows of the NPUs have more passes, for shapes that are fixed beforehand (StaticLLM) and weights without outliers
-# (QuaRot). In a workflow file the same choice is a system, and passes run for its accelerator:
+# the rows of the NPUs have other passes, for shapes that are fixed beforehand (StaticLLM), for weights without outliers
+# (QuaRot), or OpenVINO's own. In a workflow file the same choice is a system, and passes run for its accelerator:
 
 # %%
 import json

@@ -246,7 +246,7 @@ from labkit.scaling import step_seconds
 
 counts = range(1, 17)
 lora, best = (1 / step_seconds(1.0, 16, size, 12.5e9) for size in (0.04e9, 4e9))
-figure, axes = plots.new(f"16 processes over 100 Gbit/s: LoRA {lora:.0f} times as fast, full {best:.1f}",
+figure, axes = plots.new(f"16 processes over 100 Gbit/s: LoRA {lora:.1f} times as fast, full {best:.1f}",
                          "processes", "times as fast")
 axes.plot(counts, counts, ":", color=plots.COLOURS["grey"], label="as one would wish")
 for (name, size), colour in zip({"LoRA (1 %)": 0.04e9, "full": 4e9}.items(), ("blue", "orange")):
@@ -256,7 +256,8 @@ plots.show(figure, alt=f"Speed-up over 1 to 16 processes: LoRA nearly the ideal 
 
 # %% [markdown]
 # And here? Two processes on one machine share the cores that one process could use alone, so no gain is promised. Your
-# own seconds for those ten steps; run the two cells again, and see how much of a difference is only the machine's mood:
+# own seconds for those ten steps; run the cell with torchrun and the one below it again, and see how much of a
+# difference is only the machine's mood:
 
 # %%
 from labkit import measured, profiles
@@ -279,7 +280,7 @@ from labkit import measured, plots, scaling
 
 waiting = scaling.loading(workers=(0, 1, 2, 3, 4), row=0.004, compute=0.03, batch=16)
 enough = next((row["workers"] for row in waiting if row["waits for"] == "the model"), "more")
-plots.show(scaling.draw_loading(waiting, f"{enough} workers, and the model waits no more"),
+plots.show(scaling.draw_loading(waiting, f"By the law {enough} workers are enough"),
            alt="; ".join(f"{row['workers']} workers: {1e3 * row['measured']:.0f} ms" for row in waiting))
 
 # %% [markdown]
@@ -288,7 +289,7 @@ plots.show(scaling.draw_loading(waiting, f"{enough} workers, and the model waits
 #
 # **Memory or arithmetic.** One token times a matrix of d × d reads all d² numbers for 2 d² FLOPs. Sixty-four tokens
 # read them once for sixty-four times as much work. The *roofline* says: speed = min(peak, FLOPs per byte × bandwidth).
-# **Predict**: at how many tokens does this machine stop getting faster?
+# **Predict**: how many times as fast is this machine with 64 tokens as with one?
 
 # %%
 from labkit import measured, plots, profiles, scaling
@@ -301,8 +302,9 @@ measured.note("12_scaling_out", gflops_fp32=round(fp32.peak / 1e9, 2), gflops_bf
 plots.show(figure, alt=f"{title}; peak {fp32.peak / 1e9:.1f} GFLOP/s in fp32, {bf16.peak / 1e9:.1f} in bf16")
 
 # %% [markdown]
-# On the slope a larger batch is free; on the flat it costs what it holds. Half the bytes (bf16) lift the slope, and
-# units for bf16 lift the roof, where a processor has them. Does yours?
+# On the slope the law promises a larger batch for nothing, and the dots show how much of that this machine keeps; on
+# the flat it costs what it holds. Where a processor has units for bf16, half the bytes lift the slope and the units
+# lift the roof. Where it has none, bf16 is only slower. Has yours?
 
 # %%
 has = "has" if profiles.bf16() else "has no"
@@ -368,7 +370,7 @@ from labkit.tables import table
 
 zero = {n: json.loads((profiles.COURSE / f"data/jobs/zero{n}.json").read_text())["zero_optimization"] for n in (2, 3)}
 means = {"stage": "what is split", "overlap_comm": "send gradients while others are still computed",
-         "offload_optimizer": "moments wait in the CPU's memory: slower, and 8 bytes a weight less on the GPU",
+         "offload_optimizer": "moments (fp32) wait in the CPU's memory: slower, 8 bytes a weight less on the GPU",
          "stage3_gather_16bit_weights_on_model_save": "write one whole model, as FSDP's FULL_STATE_DICT does"}
 table(*({"option": name, "ZeRO 2": str(zero[2].get(name, "-")), "ZeRO 3": str(zero[3].get(name, "-")), "means": text}
         for name, text in means.items()))
@@ -400,7 +402,8 @@ table(*({"what": name, "seen": value} for name, value in seen.items()))
 
 # %% [markdown]
 # A cut wire sends no message, so nobody is told: the machines wait for each other. `LABKIT_PEER_TIMEOUT` says how many
-# seconds (600 by default); then both sides end with a sentence, and the first goes on from its checkpoint alone.
+# seconds (600 by default); then both trainings end with a sentence, and the first goes on from its checkpoint alone.
+# The torchrun of the second asks on until you end it.
 #
 # ## What it costs
 # Each parameter costs 2 FLOPs for each token forward (a multiplication and an addition), 2 backward through the
@@ -446,8 +449,10 @@ measured.note("12_scaling_out", utilisation=f"{used:.0%}")
 print(f"{tokens:,} tokens, {one.total:,} parameters, {one.seconds:.1f} s: {used:.0%} of {peak / 1e9:.1f} GFLOP/s")
 
 # %% [markdown]
-# A small model wastes most of a machine: matrices this narrow lie on the slope of the roofline, and the rest is Python.
-# Trainings of billions of parameters report 30 to 50 % of a GPU. Now the plan for a real job: 20,000 tickets of 200
+# The peak was measured anew, and the share is an upper bound, since padding was counted as work. The rest goes to
+# Python and to small operations. Trainings of billions of parameters report 30 to 50 % of a GPU: compare yours.
+#
+# Now the plan for a real job: 20,000 tickets of 200
 # tokens, three epochs, LoRA on 1.5 billion parameters. The prices are examples; put in those of your provider.
 # **Predict** which GPU makes it cheapest.
 
@@ -481,7 +486,7 @@ print((profiles.COURSE / "data/jobs/slurm.sh").read_text())
 # %% [markdown]
 # ## On a real model
 # What this lab measured on your machine, beside what it measured under `LABKIT_PROFILE=small`, if it was recorded. The
-# trainings above are tiny-base's on either side: what they show are differences, which do not grow with the model.
+# trainings above are tiny-base's on either side, so the columns differ by the machine and not by the model.
 
 # %%
 from labkit import measured

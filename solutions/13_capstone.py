@@ -22,7 +22,7 @@ print(project.understood())
 # project again, as you left it.
 #
 # **Predict.** The base has never seen the answers of this file. By how many points will fine-tuning be ahead of the
-# answer to the most similar training question, which costs nothing? Write it down; step six will tell.
+# answer to the most similar training question, which costs nothing, or behind it? Write it down; step six will tell.
 
 # %%
 prediction = ...  # points of the figure that counts
@@ -69,7 +69,8 @@ check("project_split", project)
 # %% [markdown]
 # ## Step 3: what costs nothing
 # Before anything is trained: the commonest answer, the answer of similar words, the base model as it is. Look which of
-# the three is ahead; that is the one to beat.
+# the three is ahead; that is the one to beat. Where answers are written, the first 64 test rows are scored, since
+# writing takes longer than picking.
 #
 # ### Checkpoint 13.3 · what costs nothing · difficulty 1 · 10 minutes
 
@@ -131,7 +132,7 @@ check("project_search", project)
 
 # %% [markdown]
 # The figure of a trial on free text is the log-likelihood of the right answer, which takes no writing and is quick; on
-# labels it is accuracy. What was chosen, and how the trials went:
+# labels it is accuracy. Which trial was chosen, and how they went:
 
 # %%
 from labkit import plots
@@ -144,7 +145,7 @@ plots.show(figures.history(project.search()), alt="the trials' figures in their 
 
 # %% [markdown]
 # ## Step 6: the figure
-# Train with the chosen setting on all training rows, then open the test rows, once.
+# Train with the chosen setting on all training rows, then score it on the test rows, once.
 #
 # ### Checkpoint 13.6 · the test rows, once · difficulty 2 · 15 minutes
 
@@ -230,8 +231,8 @@ print(book.table())
 check("project_export", project)
 
 # %% [markdown]
-# An answer that differs by one word counts as another; the figure beside it says whether it got worse. The card, as a
-# stranger will read it:
+# An answer that differs by one word counts as another; the figure beside it says whether it got worse. The card as
+# strangers will read it, all but its front matter:
 
 # %%
 from labkit.capstone import Project
@@ -239,12 +240,12 @@ from labkit.capstone import Project
 project = Project.open()
 project.upto("export")
 card = (project.folder / "README.md").read_text(encoding="utf-8").split("---", 2)[2]
-print("\n".join(card.strip().splitlines()[:24]))
+print(card.strip())
 
 # %% [markdown]
 # ## Talk to it
-# The ONNX model answers below, without PyTorch. In a terminal, `labkit serve` with the folder that is printed gives
-# the same to any program that speaks OpenAI's API.
+# The ONNX model answers below, without PyTorch. In a terminal, `labkit serve` with the folder that is printed, from
+# that of your runs, gives the same to any program that speaks OpenAI's API.
 
 # %%
 from labkit.capstone import Project
@@ -302,8 +303,8 @@ measured.beside("13_capstone")
 # </details>
 #
 # <details><summary>3. In which step did most of the work go, and in which would an hour more pay?</summary>
-# Mostly the rows. Ten trials move a figure by a point or two; mending labels, taking out doubles and adding the cases
-# that went worst moves it by more, and it stays.
+# Mostly the rows. Ten trials mostly move the test figure by little; mending labels, taking out doubles and adding the
+# cases that went worst moves it by more, and it stays.
 # </details>
 #
 # **Next:** your own file, from the top of this page. How far you are:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import browser
@@ -25,15 +26,13 @@ def test_lab_03_runs_whole_in_jupyterlab_and_its_explorer_answers_the_keyboard(t
             assert image.get_attribute("alt"), "a picture without words for those who cannot see it"
 
         explorer = page.locator(".jp-OutputArea-output", has=page.locator(".widget-slider")).first
-        said = explorer.locator(".widget-label", has_text="Loss curve")
-        before = said.inner_text()
+        said = explorer.locator('[role="status"]')
+        assert said.inner_text().startswith("Loss curve") and "rank 16" not in said.inner_text()
         handle = explorer.locator(".noUi-handle").first
         handle.scroll_into_view_if_needed()
         handle.focus()
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("([node, text]) => node.innerText.startsWith('Loss curve') && node.innerText !== text",
-                               arg=[said.element_handle(), before], timeout=60_000)
-        assert "rank 16" in said.inner_text()
+        explorer.locator('[role="status"]', has_text=re.compile("^Loss curve.*rank 16")).wait_for(timeout=60_000)
 
         page.evaluate("() => { window.jupyterapp.commands.execute('application:toggle-left-area'); }")
         for width in (1280, 800):

@@ -15,7 +15,7 @@ from exported import random_adapter, with_adapters
 
 from labkit import LabError, adapters, data, evaluation, models
 from labkit.data.encode import encode_prompt
-from labkit.export import INT4, ROAD, STRINGS, OnnxModel, Recipe, calibrate, gaps, graph, quantize, to_onnx
+from labkit.export import INT4, ROAD, STRINGS, OnnxModel, Recipe, calibrate, gaps, graph, measure, quantize, to_onnx
 from labkit.export.adapters import place_of
 from labkit.export.build import quantised
 from labkit.export.measure import kl, speed
@@ -303,6 +303,19 @@ def test_an_export_is_taken_again_only_if_it_is_the_same(fp32, home):
 def test_speed_counts_what_was_read_and_written(fp32):
     found = speed(fp32, 32, 8, batch=2, repeats=1)
     assert found.first > 0 and found.prefill == pytest.approx(2 * 32 / found.first) and found.decode > 0
+
+
+def test_speed_is_of_the_quickest_repeats_and_decoding_of_one_answer_at_a_time(fp32, monkeypatch):
+    """A slow first token in one repeat must not make the tokens behind it look quick."""
+    seen = iter([[0.0, 0.0], [0.5, 0.6, 0.7], [0.2, 0.4, 0.6]])
+    monkeypatch.setattr(measure, "_onnx", lambda model, ids: lambda new: next(seen))
+    found = measure.speed(fp32, 10, 3, repeats=2)
+    assert (found.first, found.prefill, found.decode) == pytest.approx((0.2, 50, 10))
+
+
+def test_pytorch_is_timed_token_by_token_too():
+    times = measure._torch(models.load("tiny")[0], [[5, 6, 7]] * 2)(6)
+    assert len(times) == 6 and times == sorted(times) and times[0] > 0
 
 
 def test_an_exported_model_answers_without_pytorch(fp32):

@@ -89,7 +89,7 @@ def test_replies_are_shown_as_text_and_no_name_is_shown(file):
 
 def test_keys_and_buttons_rate_and_a_letter_less_takes_one_back(file):
     ratings = Ratings(PROMPTS, REPLIES, "Ann", file)
-    shown, buttons, keys = RatingBox(ratings).widget().children
+    shown, buttons, keys, _ = RatingBox(ratings).widget().children
     for typed, rated in (("a", 1), ("ab", 2), ("abx", 2), ("abxt", 3), ("abx", 2), ("abxbt", 4)):
         keys.value = typed
         assert len(ratings.choices) == rated, typed

@@ -21,6 +21,7 @@ from exported import with_adapters
 from labkit import LabError, data
 from labkit.profiles import COURSE
 from labkit.serving import Limits, running
+from labkit.widgets.serve import NONE, AdapterChat
 
 ASKED = list(data.ticket_task("tone").test["prompt"])[:50]
 
@@ -228,3 +229,12 @@ def test_a_folder_that_holds_no_model_is_told_in_a_sentence(tmp_path):
 
     with pytest.raises(LabError, match="no exported model"):
         serve(tmp_path)
+
+
+def test_the_chat_window_leaves_a_table_of_answers_where_there_are_no_widgets(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as where it is not installed
+    chat = AdapterChat(model, "<script>alert(1)</script>", tokens=4)
+    left = chat._repr_mimebundle_()
+    assert set(left) == {"text/plain", "text/html"} and "<script" not in left["text/html"]
+    assert [row["adapter"] for row in chat.table().rows] == [NONE, *model.adapters]
+    assert "the prompt has" in chat.ask("x " * 5000, "one")

@@ -1,17 +1,26 @@
 """Widgets: what they show without a browser, and that their buttons do what they say."""
 
+import base64
 import json
+import sys
 
+import nbformat
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from labkit import models, profiles
 from labkit.errors import LabError
+from labkit.evaluation import generate
+from labkit.evaluation.rating import Ratings
 from labkit.exercises import atlas
 from labkit.memory import GPUS
+from labkit.tables import table
 from labkit.widgets.memory import WillItFit
 from labkit.widgets.profile import ProfileSwitch
+from labkit.widgets.rating import RatingBox
+from labkit.widgets.shown import LONGEST
 from labkit.widgets.sidebyside import SideBySide
-from labkit.widgets.tokens import COUNTED, TokenView
+from labkit.widgets.tokens import COUNTED, MOST, TokenView
 
 
 def shout(text):
@@ -29,10 +38,10 @@ def test_every_model_answers_the_same_text_and_an_error_stands_in_its_place():
 
 def test_pressing_ask_answers_what_stands_in_the_box():
     both = SideBySide({"loud": shout}, "first")
-    _, box, button, answers = both.widget().children
+    box, button, answers = both.widget().children
     box.value = "second"
     button.click()
-    assert both.answers == {"loud": "SECOND"} and "SECOND" in answers.value and not button.disabled
+    assert both.answers == {"loud": "SECOND"} and "SECOND" in answers.value
 
 
 def test_the_tokens_of_a_row_are_shown_with_those_that_count_marked_and_counted():
@@ -101,3 +110,78 @@ def test_every_menu_has_a_label_and_moving_one_changes_sentence_and_picture():
 def test_a_gpu_without_figures_is_refused():
     with pytest.raises(LabError, match="expected T4, L4"):
         WillItFit(gpu="K80")
+
+
+NASTY = "<script>alert(1)</script> costs $5 & "
+
+
+@pytest.fixture
+def every(tmp_path):
+    """One of each widget that needs no training, with a text in it that would like to be HTML."""
+    tokenizer = models.load("tiny")[1]
+    ids = tokenizer(NASTY, add_special_tokens=False)["input_ids"]
+    replies = {"one": [NASTY], "two": ["Thank you."]}
+    return {
+        "side by side": SideBySide({NASTY: lambda text: f"{text}, heard"}, NASTY),
+        "tokens": TokenView(tokenizer, {"input_ids": ids, "labels": ids}),
+        "profile": ProfileSwitch(NASTY),
+        "memory": WillItFit(),
+        "rating": RatingBox(Ratings([NASTY], replies, NASTY, tmp_path / "ratings.jsonl")),
+    }
+
+
+def outputs(widgets) -> list:
+    """What a notebook file keeps of each."""
+    def kept(data) -> dict:
+        return {kind: base64.b64encode(part).decode() if isinstance(part, bytes) else part
+                for kind, part in data.items()}
+
+    formatted = (DisplayFormatter().format(widget) for widget in widgets.values())
+    return [nbformat.v4.new_output("display_data", kept(data), metadata=more) for data, more in formatted]
+
+
+def test_without_ipywidgets_each_widget_leaves_a_text_and_a_picture_or_a_table(every, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as where it is not installed
+    left = {name: set(output.data) for name, output in zip(every, outputs(every), strict=True)}
+    assert left == {"side by side": {"text/plain", "text/html"}, "tokens": {"text/plain", "text/html"},
+                    "profile": {"text/plain"}, "memory": {"text/plain", "image/png"},
+                    "rating": {"text/plain", "text/html"}}
+
+
+def test_nbconvert_shows_something_still_of_each_widget_and_no_markup_out_of_the_data(every):
+    exporter = pytest.importorskip("nbconvert").HTMLExporter(template_name="basic")
+    for name, output in zip(every, outputs(every), strict=True):
+        cell = nbformat.v4.new_code_cell(execution_count=1, outputs=[output])
+        page, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+        told = {"memory": "<img alt=", "profile": "steps of 16 rows", "tokens": "tokens count"}
+        assert told.get(name, "&lt;script&gt;") in page and "<script>alert" not in page, name
+        assert "widget-view" not in page, name
+
+
+def test_of_a_text_of_a_megabyte_both_ends_are_shown_and_the_rest_is_counted(tmp_path):
+    long = "A" + "x" * 1_000_000 + "Z"
+    replies = {"one": [long], "two": ["short"]}
+    for widget in (SideBySide({"echo": str}, long), RatingBox(Ratings([long], replies, "Ann", tmp_path / "file"))):
+        page = widget._repr_mimebundle_()["text/html"]
+        assert f"{1_000_002 - LONGEST:,} characters are not shown" in page and len(page) < 3 * LONGEST
+        assert page.count("Ax") == page.count("xZ") >= 1
+
+
+def test_of_a_row_of_very_many_tokens_both_ends_are_shown_and_all_are_counted():
+    tokenizer = models.load("tiny")[1]
+    ids = tokenizer(" yes" * (3 * MOST), add_special_tokens=False)["input_ids"]
+    view = TokenView(tokenizer, {"input_ids": ids, "labels": [-100, *ids[1:]]})
+    assert view._repr_html_().count("<span") == MOST + 1
+    assert f"({len(ids) - MOST:,} tokens are not shown)" in str(view)
+    assert view.caption == f"{len(ids) - 1} of {len(ids)} tokens count in the loss"
+
+
+def test_a_text_with_dollars_is_no_formula_in_a_table():
+    assert 'class="mathjax_ignore tex2jax_ignore"' in table(price="$5 and $6")._repr_html_()
+    assert "class" not in table(price="5 and 6")._repr_html_()
+
+
+def test_a_prompt_that_fills_the_context_is_refused_and_not_read():
+    model, tokenizer = models.load("tiny")
+    with pytest.raises(LabError, match="prompt 2 of 2: .*fewer than 1,024"):
+        generate(model, tokenizer, ["short", "one more word " * 1000])

@@ -23,4 +23,5 @@ class Accident(TrainerCallback):
 rows = data.ticket_task("tone").train.select(range(192))
 run = finetune(rows, model="tiny", steps=10, bf16=False, out=runs("lab12") / sys.argv[1], callbacks=[Accident()],
                arguments={"logging_steps": 1, "save_steps": 5})
-print(f"process {processes.rank()} of {processes.count()}: loss {run.curve[-1]['loss']:.4f} at the end")
+said = f"process {processes.rank()} of {processes.count()}: loss {run.curve[-1]['loss']:.4f} at the end\n"
+print(said, end="", flush=True)  # in one piece, so that what another process says does not fall into it

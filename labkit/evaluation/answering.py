@@ -209,11 +209,16 @@ def generate(
     Args:
         adapter_names: one a prompt, as `adapters.Bank.each` gives them: each row is answered by its own adapter.
         allowed: gives the tokens that may follow those said so far, as `constrained.OneOf` and `JsonObject` do.
+
+    Raises:
+        LabError: a prompt fills the model's context; reading it would take hours, and the answer would be noise.
     """
     import torch
     from transformers import GenerationConfig
 
-    asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
+    with quiet():  # the tokenizer says of a long prompt that it is long
+        asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
+    _leave_room(asked, getattr(model.config, "max_position_embeddings", None))
     # Spelt out, since what is left out comes from the model's own settings: with a penalty it is no longer greedy.
     greedy = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
                               no_repeat_ngram_size=0, temperature=1.0, top_p=1.0, top_k=50, eos_token_id=end,
@@ -233,6 +238,13 @@ def generate(
                 tick(len(rows))
     model.train(was)
     return [answers[i] for i in range(len(asked))]
+
+
+def _leave_room(asked: list[list[int]], context: int | None) -> None:
+    longest = max(range(len(asked)), key=lambda i: len(asked[i]), default=None)
+    if context and longest is not None and len(asked[longest]) >= context:
+        raise LabError(f"the prompt has {len(asked[longest]):,} tokens", where=f"prompt {longest + 1} of {len(asked)}",
+                       expected=f"fewer than {context:,}, the model's context", todo="Shorten it")
 
 
 def _next_of(allowed: Callable, asked: int, row: int, ids: torch.Tensor) -> list[int]:

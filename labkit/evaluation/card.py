@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.evaluation.runner import Evaluation
-from labkit.tables import Table
+from labkit.tables import Table, as_markdown, show
 
 if TYPE_CHECKING:
     from labkit.training import Run
@@ -61,25 +61,25 @@ def model_card(
     worst = evaluation.worst(3)
     parts = [
         f"---\n{head.to_yaml()}\n---",
-        f"# {title}",
+        f"# {as_markdown(title)}",
         f"{intended or 'A model for ' + evaluation.task + ' on ' + dataset + '.'}",
         "## How it is asked" if run.settings.get("template") else "",
         _fenced(run.settings.get("template", "")),
         "## How good it is",
-        evaluation.table().markdown(),
+        _verbatim(evaluation.table()),
         f"On {len(evaluation.values):,} test rows"
         + (f" of {len(set(evaluation.groups))} families that training has not seen" if evaluation.groups else "")
         + "; in brackets the 95 % interval. Answers are greedy.",
         *_slices(evaluation),
         *_against(evaluation, against, title),
         "## Where it fails",
-        worst.markdown(),
+        _verbatim(worst),
         "\n".join(f"- {sentence}" for sentence in [*_seen_limits(evaluation), *limits]),
         "## How it was made",
         f"{run.trainable:,} of {run.total:,} parameters ({run.share:.1%}) were trained in {run.seconds:.0f} s on "
         f"{run.settings['rows']:,} rows.",
-        Table(settings).markdown(),
-        "\n".join(f"- {f.guard}: {f.saw}" for f in run.findings),
+        _verbatim(Table(settings)),
+        "\n".join(f"- {as_markdown(f'{f.guard}: {f.saw}')}" for f in run.findings),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     if out is not None:
@@ -104,10 +104,15 @@ def _fenced(text: str) -> str:
     return f"{ticks}text\n{text}\n{ticks}" if text else ""
 
 
+def _verbatim(table: Table) -> str:
+    """A table as Markdown with its cells' text as it is: rows and labels are somebody's, and may hold markup."""
+    return Table([{key: as_markdown(show(value)) for key, value in row.items()} for row in table.rows]).markdown()
+
+
 def _slices(evaluation: Evaluation) -> list[str]:
     if "label" not in evaluation.columns:
         return []
-    return ["### By label", evaluation.slice_table("label").markdown()]
+    return ["### By label", _verbatim(evaluation.slice_table("label"))]
 
 
 def _against(evaluation: Evaluation, against: Mapping[str, Evaluation] | None, title: str) -> list[str]:
@@ -115,14 +120,14 @@ def _against(evaluation: Evaluation, against: Mapping[str, Evaluation] | None, t
         return []
     from labkit.evaluation.runner import compare
 
-    return ["### Beside others on the same rows", compare({title: evaluation, **against}).markdown()]
+    return ["### Beside others on the same rows", _verbatim(compare({title: evaluation, **against}))]
 
 
 def _seen_limits(evaluation: Evaluation) -> list[str]:
     said = []
     if "label" in evaluation.columns:
         name, score = next(iter(evaluation.slices("label").items()))
-        said.append(f"Lowest on {name}: {score} of its rows.")
+        said.append(f"Lowest on {as_markdown(name)}: {score} of its rows.")
     if evaluation.probabilities:
         from labkit.scratch.metrics import calibration_error
 

@@ -114,7 +114,7 @@ def bottleneck_parameters(answer):
         "x @ W.T is (batch, d_out), and scale is (d_out,): the shapes meet as they are.",
         "return (x @ W.T) * scale",
     ),
-    after="d_out numbers in place of r × (d_in + d_out): the smallest adapter of the family.",
+    after="d_out numbers in place of r × (d_in + d_out): far smaller than any LoRA.",
 )
 def ia3_forward(answer):
     import torch

@@ -87,7 +87,7 @@ def _enough_steps(run, sick) -> None:
         "learning_rate), or more to read (rows). The first keeps the lowest point, the others move it.",
         'mend = {"rows": 400, "rank": 8, "alpha": 16}',
     ),
-    after="Validation ends where it is lowest, and lower than the sick run ever was.",
+    after="Validation ends close to its lowest, and low enough.",
 )
 def mend_overfitting(answer):
     run, sick = _run(answer, "overfitting")

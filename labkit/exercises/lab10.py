@@ -19,7 +19,7 @@ LAB = "10"
         "A key has head_size numbers, and so has a value: that is where the 2 comes from.",
         "return 2 * layers * kv_heads * head_size * tokens * bytes_each",
     ),
-    after="It grows with every token and every client. A long prompt can cost more than the weights.",
+    after="It grows with every token and every client. A few long prompts can cost more than the weights.",
 )
 def kv_cache_bytes(answer):
     for layers, heads, size, tokens, each in ((5, 3, 64, 100, 4), (30, 3, 64, 1000, 2), (24, 2, 128, 7, 4)):

@@ -35,7 +35,7 @@ def project_report(answer):
           hints=("Rows with the same prompt belong into the same part.",
                  "splits/NAME.jsonl has prompt, completion and line; splits/left_out.json names every row not used.",
                  OURS.format("split")),
-          after="From here on the test rows are shut away.")
+          after="From here on nothing is chosen by the test rows.")
 def project_split(answer):
     hold(answer, "split")
 
@@ -44,7 +44,7 @@ def project_split(answer):
           hints=("Three answers to every test row: the commonest one, that of similar words, the base model's.",
                  "labkit.evaluation has majority, bag_of_words, nearest_answer and evaluate_model.",
                  OURS.format("baselines")),
-          after="Your model has to be ahead of all three, outside the intervals.")
+          after="To be worth shipping for this figure, a model must be ahead of all three, outside the intervals.")
 def project_baselines(answer):
     hold(answer, "baselines")
 
@@ -60,7 +60,7 @@ def project_methods(answer):
 @exercise("project_search", lab=LAB, title="ten trials", difficulty=2, minutes=15, limit=120,
           hints=("labkit.search.study keeps the study in a file, and goes on with it.",
                  "chosen.json names the best trial and its setting.", OURS.format("search")),
-          after="The best of ten is a little lucky; the test rows will say how much.")
+          after="The best of ten is a little lucky; only the test rows give its honest figure.")
 def project_search(answer):
     hold(answer, "search")
 

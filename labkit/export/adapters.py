@@ -122,8 +122,9 @@ def write(values: dict[str, np.ndarray], file: Path) -> None:
     form = onnxruntime.AdapterFormat()
     form.set_adapter_version(1)
     form.set_model_version(1)
-    form.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-                         for name, value in values.items()})
+    kept = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            for name, value in values.items()}
+    form.set_parameters(kept)  # holds no reference: without a name of ours the arrays would be gone before the export
     form.export_adapter(str(file))
 
 

@@ -5,7 +5,6 @@ Beside `model`: the lab's tables, the curve of latency and the ledger are made o
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the repeats. `first` is the time to the first token in seconds; the others are tokens a second."""
+    """Of the quickest repeats, since whatever else a machine does only adds to them. `first` is the time to the first
+    token in seconds; the others are tokens a second, `decode` of those behind the first of the same answer."""
 
     first: float
     prefill: float
@@ -38,33 +38,31 @@ def speed(model: Any, prompt: int = 128, new: int = 32, batch: int = 1, repeats:
     ids = [[5 + (7 * i + 13 * row) % 200 for i in range(prompt)] for row in range(batch)]
     run = _onnx(model, ids) if isinstance(model, OnnxModel) else _torch(model[0], ids)
     run(2)
-    ones = [_seconds(lambda: run(1)) for _ in range(repeats)]
-    alls = [_seconds(lambda: run(new)) for _ in range(repeats)]
-    first, whole = statistics.median(ones), statistics.median(alls)
-    return Speed(first, batch * prompt / first, batch * (new - 1) / max(whole - first, 1e-9))
+    seen = [run(new) for _ in range(repeats)]
+    first, rest = min(times[0] for times in seen), min(times[-1] - times[0] for times in seen)
+    return Speed(first, batch * prompt / first, batch * (new - 1) / rest)
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _onnx(model: OnnxModel, ids: list[list[int]]) -> Callable[[int], None]:
+def _onnx(model: OnnxModel, ids: list[list[int]]) -> Callable[[int], list[float]]:
+    """What writes so many tokens behind `ids`, and gives the seconds from its start to each of them."""
     import numpy as np
 
     width = len(ids[0])
 
-    def run(new: int) -> None:
+    def run(new: int) -> list[float]:
+        started, times = time.perf_counter(), []
         generator = model._generator(width + new, None, len(ids), min_length=width + new)
         generator.append_tokens(np.array(ids, np.int32) if len(ids) > 1 else ids[0])
         for _ in range(new):
             generator.generate_next_token()
+            times.append(time.perf_counter() - started)
+        return times
 
     return run
 
 
-def _torch(model, ids: list[list[int]]) -> Callable[[int], None]:
+def _torch(model, ids: list[list[int]]) -> Callable[[int], list[float]]:
+    """The same of a PyTorch model."""
     import torch
     from transformers import GenerationConfig
 
@@ -72,11 +70,21 @@ def _torch(model, ids: list[list[int]]) -> Callable[[int], None]:
 
     rows = torch.tensor(ids, device=next(model.parameters()).device)
 
-    def run(new: int) -> None:
+    def run(new: int) -> list[float]:
+        started, times = time.perf_counter(), []
+
+        def noted(ids, scores, **kwargs):  # asked after each token whether it is the last
+            if ids.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
         greedy = GenerationConfig(max_new_tokens=new, min_new_tokens=new, do_sample=False, num_beams=1, pad_token_id=0,
                                   eos_token_id=None)
         with torch.inference_mode(), quiet():
-            model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), generation_config=greedy)
+            model.generate(input_ids=rows, attention_mask=torch.ones_like(rows), generation_config=greedy,
+                           stopping_criteria=[noted])
+        return times
 
     return run
 

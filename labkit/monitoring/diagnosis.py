@@ -30,6 +30,7 @@ SURE = 2  # standard errors
 UNDECIDED = 0.97  # of ln(vocabulary): a base whose guesses are spread so evenly knows nothing
 WAITS, PADS = 0.25, 0.4  # shares of time and of tokens from which on they are what slows a run down
 SHORT = 10  # logged losses that a judgement needs
+ENOUGH = 200  # rows read before one can tell answers that do not follow from a run that has only begun
 
 TODO = {
     "healthy": "Go on: score it on rows that it has not seen",
@@ -121,7 +122,7 @@ def _of_error(error: BaseException) -> Diagnosis:
         raise error if isinstance(error, LabError) else LabError(f"{type(error).__name__}: {error}", where="diagnose",
                                                                  expected="a Run, or an error of a tripwire")
     losses = [point["loss"] for point in error.curve if "loss" in point]
-    path = [f"the loss before: {', '.join(f'{loss:.3g}' for loss in losses[-6:])}"] if losses else []
+    path = [f"the losses up to there: {', '.join(f'{loss:.3g}' for loss in losses[-6:])}"] if losses else []
     return Diagnosis(OF_GUARD[error.guard], (f"tripwire {error.guard}: {error.what}", *path))
 
 
@@ -142,7 +143,7 @@ def _rows(run, examples, validation) -> Iterator[Sign]:
     """What the tripwires say of the rows, where these are given."""
     if examples is None:
         return
-    _, tokenizer = models.load(run.settings["model"])
+    tokenizer = models.tokenizer(run.settings["model"])
     rows = examples.to_list()
     checks = []
     if rows and "labels" in rows[0]:
@@ -175,7 +176,7 @@ def _blind(run) -> float | None:
     labels = run.settings.get("labels")
     if not labels or len(labels) < 2:
         return None
-    _, tokenizer = models.load(run.settings["model"])
+    tokenizer = models.tokenizer(run.settings["model"])
     return math.log(len(labels)) / statistics.mean(len(encode_completion(tokenizer, label)) for label in labels)
 
 
@@ -213,6 +214,8 @@ def _why(run, evidence: list[str]) -> Sign | None:
     blind = _blind(run)
     if blind is not None and statistics.mean(_ends(losses)[1]) > NEAR * blind:
         return None  # whoever learns but the labels' shares ends at a blind guess: here more counts than the answers
+    if _rows_read(run) < ENOUGH:
+        return None
     return "answers do not follow", [*evidence, "the base can read, and the steps were neither too long nor too short"]
 
 
@@ -266,8 +269,15 @@ def _slow(run) -> Iterator[Sign]:
         yield "slow: full precision", ["this machine multiplies in bfloat16, and the run did not"]
 
 
+def _rows_read(run) -> int:
+    return run.settings["batch_size"] * max((point["step"] for point in run.curve), default=0)
+
+
 def _all_well(run) -> Iterator[str]:
     losses, meter = _losses(run), run.meter
+    learnt, evidence = _learnt(run)
+    if not learnt and _rows_read(run) < ENOUGH:
+        yield f"{evidence[0]}: after {_rows_read(run)} rows that is too soon to tell, give it {ENOUGH} or more"
     if losses:
         first, last = _ends(losses)
         yield f"the loss went from {statistics.mean(first):.2f} to {statistics.mean(last):.2f} nats"

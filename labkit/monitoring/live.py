@@ -5,6 +5,7 @@ While it runs it is a drawing of a few lines (SVG, made in a millisecond); at th
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -67,14 +68,14 @@ def live(every: float = EVERY) -> TrainerCallback:
 
 
 def svg(points: Sequence[dict], words: str) -> str:
-    """The picture as it stands: four panels and a line of words.
+    """The picture as it stands: four panels, in as many lines as the page is narrow, and a line of words.
 
     Args:
         points: one dict a logged step with `step` and whatever was logged of the panels' names.
     """
     most = max((point["step"] for point in points), default=1)
     panels = []
-    for i, (title, keys) in enumerate(PANELS):
+    for title, keys in PANELS:
         values = [point[key] for point in points for key in keys if key in point]
         high = max(values, default=0) or 1
         lines, last = [], ""
@@ -86,12 +87,14 @@ def svg(points: Sequence[dict], words: str) -> str:
                             for step, value in seen)
             lines.append(f'<polyline points="{path}" fill="none" stroke-width="1.5" '
                          f'stroke="{COLOURS.get(key, plots.COLOURS["blue"])}"/>')
-            last += f" {seen[-1][1]:,.3g}"
-        panels.append(f'<g transform="translate({i * WIDE} 0)"><text x="8" y="14" font-size="12">{title}{last}</text>'
+            last += f" {seen[-1][1]:,.0f}" if seen[-1][1] >= 1000 else f" {seen[-1][1]:.3g}"
+        panels.append(f'<svg width="{WIDE}" height="{HIGH}" fill="currentColor" font-size="12">'
+                      f'<text x="8" y="14">{title}{last}</text>'
                       f'<line x1="8" x2="{WIDE - 10}" y1="{HIGH * 0.95}" y2="{HIGH * 0.95}" stroke="#999"/>'
-                      + "".join(lines) + "</g>")
-    return (f'<svg role="img" aria-label="training: {words}" width="{WIDE * len(PANELS)}" height="{HIGH}">'
-            f'<g fill="currentColor">{"".join(panels)}</g></svg><div>{words}</div>')
+                      + "".join(lines) + "</svg>")
+    words = html.escape(words)
+    return (f'<div role="img" aria-label="training: {words}" style="display:flex;flex-wrap:wrap">{"".join(panels)}'
+            f"</div><div>{words}</div>")
 
 
 def still(points: Sequence[dict]) -> tuple[Figure, str]:

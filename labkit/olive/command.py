@@ -23,6 +23,7 @@ from pathlib import Path
 from labkit import models, profiles
 from labkit.errors import LabError
 from labkit.olive import warm
+from labkit.tables import VERBATIM, cut
 
 INSTALL = "Run `pip install -c constraints.txt -e '.[olive]'` in the course's folder"
 # Either of the first two alone lets Olive wait for its telemetry: the one is asked before, the other after its start.
@@ -34,6 +35,7 @@ BASE = "base"
 SHOWN = 6  # files that a report names
 LONGEST_REASON = 240  # characters of a sentence
 LONGEST_LOG = 60_000  # characters of a log that a notebook shows; the file has all
+SEE = "\n... ({:,} characters, see the file)\n"
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*|.*\berror: .*)$")
 NOTHING = ("No output model produced", "Failed to run Olive")  # Olive says so and ends with code 0
 TELLING = re.compile(r"^(?:Model is saved at|Exported adapter|Config file saved|Dry run|Required packages)")
@@ -95,9 +97,10 @@ class Done:
         log, warned = without_warnings(self.log.read_text(encoding="utf-8"))
         title = f"the log, without {warned} warnings of libraries" if warned else "the whole log"
         more = "".join(f"<div>{html.escape(line.strip())}</div>" for line in [*self._more(), *self.said])
-        return (f"<b>{html.escape(self.head)}</b><table><thead><tr><th style='text-align:left'>file</th><th>bytes</th>"
-                f"</tr></thead><tbody>{rows}</tbody></table>{more}<details><summary>{title}</summary>"
-                f"<pre>{html.escape(cut(log))}</pre></details>")
+        return (f"<div class='{VERBATIM}'><b>{html.escape(self.head)}</b><table><thead><tr>"
+                f"<th style='text-align:left'>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody>"
+                f"</table>{more}<details><summary>{title}</summary><pre>{html.escape(cut(log, LONGEST_LOG, SEE))}</pre>"
+                "</details></div>")
 
     def _largest(self) -> dict[str, int]:
         return dict(sorted(self.files.items(), key=lambda item: -item[1])[:SHOWN])
@@ -157,7 +160,8 @@ class Desk:
         files = {name: size for name, (size, when) in _files(out).items() if before.get(name) != (size, when)}
         said = [line for line in text.splitlines() if TELLING.match(line)][-3:]
         if losses := LOSS.findall(text):
-            said.insert(0, f"training loss {losses[0]} at the first look, {losses[-1]} at the last")
+            if text.count("'train_runtime'") < 2:  # a search trains many, and the first of one is not the last's
+                said.insert(0, f"training loss {losses[0]} at the first look, {losses[-1]} at the last")
         return Done(shlex.join(words), seconds, tuple(said), files, out, log)
 
     def _emptied(self, words: list[str]) -> Path:
@@ -267,14 +271,6 @@ def without_warnings(log: str) -> tuple[str, int]:
         elif not line.startswith("  warnings.warn("):
             kept.append(line)
     return "\n".join(kept), warned
-
-
-def cut(text: str, most: int = LONGEST_LOG) -> str:
-    """The text, or its beginning and end with a word on what is left out."""
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]}\n... ({len(text) - 2 * half:,} characters, see the file)\n{text[-half:]}"
 
 
 def _lay(source: Path, target: Path) -> None:

@@ -39,7 +39,8 @@ def _ended(study: Study, least: int = 2) -> list[Tried]:
 
 def _times(study: Study) -> tuple[float, str]:
     """What a figure is multiplied with on an axis, and what the axis is called."""
-    return (100, "validation accuracy (%)") if study.head["metric"] == "accuracy" else (1, "log-likelihood (nats)")
+    share = study.head["metric"] == "accuracy"
+    return (100, "validation accuracy (%)") if share else (1, "log-likelihood (nats a token)")
 
 
 def _place(study: Study, name: str, value) -> float:
@@ -83,6 +84,9 @@ def slices(study: Study, names: Sequence[str] | None = None) -> Figure:
                 axes.set_xticks([d.low, (d.low * d.high) ** 0.5, d.high],
                                 [f"{v:.2g}" for v in (d.low, (d.low * d.high) ** 0.5, d.high)])
                 axes.minorticks_off()
+            axes.set_xlim(d.low / (d.high / d.low) ** 0.1, d.high * (d.high / d.low) ** 0.1)
+        else:
+            axes.set_xlim(d.low - 0.1 * (d.high - d.low), d.high + 0.1 * (d.high - d.low))
         axes.set_xlabel(_named(name))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
@@ -113,13 +117,14 @@ def parallel(study: Study) -> Figure:
         front = t.value >= good
         axes.plot(range(len(y)), y, color=plots.COLOURS["blue" if front else "grey"], alpha=0.9 if front else 0.25,
                   linewidth=1.8 if front else 1, linestyle="-" if t.state == "done" else ":")
+    label = {"ha": "center", "fontsize": 8, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
     for i, name in enumerate(names):
         d = study.space[name]
         ends = (d.values[0], d.values[-1]) if isinstance(d, Choice) else (d.low, d.high)
         for y, end in zip((-0.07, 1.03), ends, strict=True):
-            axes.text(i, y, f"{end:g}" if isinstance(end, int | float) else str(end), ha="center", fontsize=8)
+            axes.text(i, y, f"{end:g}" if isinstance(end, int | float) else str(end), **label)
     for y, end in zip((-0.07, 1.03), (low, high), strict=True):
-        axes.text(len(names), y, f"{times * end:.3g}", ha="center", fontsize=8)
+        axes.text(len(names), y, f"{times * end:.3g}", **label)
     axes.set_xticks(range(len(names) + 1), [*map(_named, names), axis.replace(" (", "\n(")], fontsize=9)
     axes.set_ylim(-0.12, 1.12)
     axes.set_yticks([])
@@ -148,7 +153,7 @@ def importances(study: Study, seeds: int = 5) -> dict[str, list[float]]:
         for seed in range(seeds):
             one = optuna.importance.get_param_importances(
                 study.optuna, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed),
-                params=list(study.space))
+                params=list(study.space), normalize=False)
             for name in found:
                 found[name].append(float(one.get(name, 0.0)))
     return found
@@ -180,11 +185,10 @@ def history(study: Study) -> Figure:
     found, (times, axis) = _ended(study), _times(study)
     rest = [t for t in found if t.number >= DRAWN]
     best = study.best
-    title = f"The best of {len(found)} is trial {best.number}; {sum(t.state == 'stopped early' for t in found)} were " \
+    title = f"Trial {best.number} is the best of {len(found)}; {sum(t.state == 'stopped early' for t in found)} were " \
             "stopped early"
     if study.head["strategy"] == "tpe" and rest:
-        early = sum(t.state == "stopped early" for t in rest) / len(rest)
-        title += f" ({early:.0%} of those that TPE chose)"
+        title += f", {sum(t.state == 'stopped early' for t in rest)} of TPE's {len(rest)}"
     figure, axes = plots.new(title, "trial (number)", axis)
     for state, mark in MARKS.items():
         own = [t for t in found if t.state == state]
@@ -202,8 +206,10 @@ def history(study: Study) -> Figure:
     if study.head["strategy"] == "tpe" and rest:
         axes.axvline(DRAWN - 0.5, color=plots.COLOURS["grey"], linestyle=":")
         axes.margins(y=0.15)
-        axes.annotate("drawn at random | chosen by TPE", (DRAWN - 0.5, axes.get_ylim()[1]), ha="center", fontsize=8,
-                      xytext=(0, -8), textcoords="offset points")
+        for side, away, words in (("right", -4, "before TPE"), ("left", 4, "chosen by TPE")):
+            axes.annotate(words, (DRAWN - 0.5, axes.get_ylim()[1]), ha=side, fontsize=8, xytext=(away, -8),
+                          textcoords="offset points")
+        axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=9, loc="best")
     return figure
@@ -219,10 +225,11 @@ def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
     (times, axis) = _times(study)
     done = sorted((t for t in study.trials if t.state == "done"), key=lambda t: -t.value)[:most]
     reach = luck(again)
-    inside = sum(abs(t.value - done[0].value) <= reach for t in done)
-    title = f"{inside} of the best {len(done)} trials lie within the luck of a seed from the first"
+    inside = sum(abs(t.value - done[0].value) <= reach for t in done[1:])
+    title = f"{inside} of the {len(done) - 1} runners-up lie within the luck of a seed from the first"
     figure, axes = plots.new(title, axis, "", height=2.6)
-    axes.axvspan(times * (done[0].value - reach), times * (done[0].value + reach), color=plots.COLOURS["grey"],
+    low, high = done[0].value - reach, done[0].value + reach
+    axes.axvspan(times * low, times * (min(1, high) if times > 1 else high), color=plots.COLOURS["grey"],
                  alpha=0.15, label="the first ± the luck between two runs")
     axes.scatter([times * v for v in again], [0] * len(again), color=plots.COLOURS["orange"], marker="D", s=40)
     axes.scatter([times * t.value for t in done], [1] * len(done), color=plots.COLOURS["blue"], s=40)

@@ -12,7 +12,7 @@ from labkit import plots
 from labkit.errors import LabError
 from labkit.memory import GPUS, KNOWN, METHODS, SPARE, Fit, fits
 from labkit.tables import Table
-from labkit.widgets.shown import bundle
+from labkit.widgets.shown import bundle, shown
 
 HUES = {"weights": "blue", "gradients": "orange", "optimizer": "purple", "activations": "green", "logits": "grey"}
 LIMIT = 150  # per cent of a GPU that the picture shows; what is longer is cut, and its figure stands beside it
@@ -77,9 +77,11 @@ class WillItFit:
                           label=part if not place else None)
                 left += width
             axes.annotate(f"{fit.needs.peak / 1e9:.1f} of {fit.has / 1e9:.0f} GB", (min(left, LIMIT) + 1, place),
-                          va="center", fontsize=8.5, fontweight="bold" if fit.gpu == self.gpu else "normal")
+                          va="center", fontsize=8.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                          fontweight="bold" if fit.gpu == self.gpu else "normal")
         axes.axvline(100 * (1 - SPARE), color="black", linestyle="--", linewidth=1)
-        axes.annotate(f"room to plan with: {1 - SPARE:.0%}", (100 * (1 - SPARE), 0), (4, 3), fontsize=8, va="bottom",
+        axes.set_ylim(-0.5, len(self.found) - 0.1)  # above the first bar, where no bar can be behind the words
+        axes.annotate(f"room to plan with: {1 - SPARE:.0%}", (100 * (1 - SPARE), 1), (4, -2), fontsize=8, va="top",
                       xycoords=("data", "axes fraction"), textcoords="offset points")
         axes.set_yticks(range(len(self.found)), [fit.gpu for fit in reversed(self.found)])
         axes.set_xlim(0, LIMIT + 28)
@@ -117,7 +119,7 @@ class WillItFit:
             try:
                 self.choose(**{name: menu.value for name, menu in menus.items()})
             except LabError as error:  # an error in a callback would be seen nowhere
-                said.value = html.escape(str(error))
+                said.value = shown(str(error))
                 return
             picture.value, said.value = self._img(), self._text()
 

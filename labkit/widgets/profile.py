@@ -6,7 +6,7 @@ A front end over `labkit.profiles` and `labkit.doctor`'s recommendation; it has 
 from __future__ import annotations
 
 from labkit import profiles
-from labkit.widgets.shown import bundle
+from labkit.widgets.shown import TEXT, bundle, shown
 
 
 class ProfileSwitch:
@@ -41,9 +41,7 @@ class ProfileSwitch:
         return w.VBox([buttons, said])
 
     def _html(self) -> str:
-        import html
-
-        return f"<div style='max-width:60em'>{html.escape(self.said())}</div>"
+        return f'<div role="status" style="{TEXT};max-width:60em">{shown(self.said())}</div>'
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return bundle({"text/plain": self.said()}, self.widget, include, exclude)

@@ -13,7 +13,7 @@ from labkit import plots
 from labkit.errors import LabError
 from labkit.search import Trial
 from labkit.tables import Table
-from labkit.widgets.shown import bundle
+from labkit.widgets.shown import TEXT, bundle, shown
 
 RANKS = (1, 2, 4, 8, 16, 32)
 SCALES = (0.5, 1.0, 2.0, 4.0)
@@ -119,17 +119,17 @@ class RankExplorer:
             continuous_update=False,
         )
         picture = w.HTML(value=self._img(), layout=w.Layout(max_width="100%"))
-        said = w.Label(value=self.alt(), layout=w.Layout(width="95%"))
+        said = w.HTML(value=_status(self.alt()), layout=w.Layout(width="95%"))  # a Label would cut the line off
 
         def moved(_):
-            said.value = f"training with rank {rank.value}, alpha {rank.value * scale.value:g} ..."
+            said.value = _status(f"training with rank {rank.value}, alpha {rank.value * scale.value:g} ...")
             try:
                 self.at(rank.value, scale.value)
             except LabError as error:  # an error in a callback would be seen nowhere
-                said.value = str(error)
+                said.value = _status(str(error))
                 return
             self.chosen = (rank.value, scale.value)
-            picture.value, said.value = self._img(), self.alt()
+            picture.value, said.value = self._img(), _status(self.alt())
 
         rank.observe(moved, "value")
         scale.observe(moved, "value")
@@ -139,3 +139,7 @@ class RankExplorer:
         """The widget where there are widgets; beside it the picture and a text, for every other viewer."""
         still = {"text/plain": self.alt(), "image/png": plots.png(self.figure())}
         return bundle(still, self.widget, include, exclude), {"image/png": {"alt": self.alt()}}
+
+
+def _status(text: str) -> str:
+    return f'<div role="status" class="said" style="{TEXT}">{shown(text)}</div>'

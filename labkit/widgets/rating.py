@@ -5,14 +5,13 @@ Without ipywidgets it leaves the pair at hand as text and says how to choose by 
 
 from __future__ import annotations
 
-import html
-
 from labkit.errors import LabError
 from labkit.evaluation.rating import Ratings
-from labkit.widgets.shown import bundle
+from labkit.tables import VERBATIM, cut
+from labkit.widgets.shown import LONGEST, TEXT, bundle, shown
 
 KEYS = {"a": "left", "b": "right", "t": "tie"}
-HOW = "keys: click here, then a = left, b = right, t = tie; Backspace takes the last one back"
+HOW = "With the cursor in the box: a = left, b = right, t = tie; Backspace takes the last one back."
 
 
 class RatingBox:
@@ -39,7 +38,8 @@ class RatingBox:
         pair = self.ratings.pair()
         if pair is None:
             return f"{self._progress()}: done."
-        return (f"{self._progress()}\n\nASKED\n{pair.prompt}\n\nLEFT\n{pair.left}\n\nRIGHT\n{pair.right}\n\n"
+        prompt, left, right = (cut(text, LONGEST) for text in (pair.prompt, pair.left, pair.right))
+        return (f"{self._progress()}\n\nASKED\n{prompt}\n\nLEFT\n{left}\n\nRIGHT\n{right}\n\n"
                 'Choose: ratings.choose("left"), "right" or "tie"; ratings.undo() takes it back.')
 
     __repr__ = __str__
@@ -47,23 +47,22 @@ class RatingBox:
     def _html(self) -> str:
         """The pair at hand; every text escaped, so that a reply is read and never run."""
         pair = self.ratings.pair()
-        note = f'<p role="status">{html.escape(self.said or self._progress())}</p>'
+        note = f'<p role="status">{shown(self.said or self._progress())}</p>'
         if pair is None:
             return f"{note}<p>All pairs are rated.</p>"
-        text = "white-space:pre-wrap;overflow-wrap:anywhere"
-        box = f"flex:1 1 18em;border:1px solid #999;border-radius:4px;padding:0.5em 0.8em;margin:0.3em;{text}"
-        replies = "".join(f'<div style="{box}"><b>{side}</b><br>{html.escape(reply) or "(nothing)"}</div>'
+        box = f"flex:1 1 18em;border:1px solid #999;border-radius:4px;padding:0.5em 0.8em;margin:0.3em;{TEXT}"
+        replies = "".join(f'<div style="{box}"><b>{side}</b><br>{shown(reply) or "(nothing)"}</div>'
                           for side, reply in (("left", pair.left), ("right", pair.right)))
-        return (f'{note}<div style="{text};max-width:60em">{html.escape(pair.prompt)}</div>'
-                f'<div style="display:flex;flex-wrap:wrap;max-width:60em">{replies}</div>')
+        return (f'<div class="{VERBATIM}">{note}<div style="{TEXT};max-width:60em">{shown(pair.prompt)}</div>'
+                f'<div style="display:flex;flex-wrap:wrap;max-width:60em">{replies}</div></div>')
 
     def widget(self):
         """The buttons, the box for keys and the pair, as an ipywidgets box."""
         import ipywidgets as w
 
-        shown = w.HTML(value=self._html())
-        keys = w.Text(placeholder=HOW, continuous_update=True, layout=w.Layout(width="95%", max_width="45em"),
-                      tooltip=HOW)
+        pair = w.HTML(value=self._html())
+        keys = w.Text(description="keys", continuous_update=True, tooltip=HOW, style={"description_width": "auto"},
+                      layout=w.Layout(width="16em"))
         tape = ""  # what was typed so far: a letter more is a choice, a letter less takes one back
 
         def do(step) -> None:
@@ -72,7 +71,7 @@ class RatingBox:
                 self.said = ""
             except LabError as error:  # an error in a callback would be seen nowhere
                 self.said = str(error)
-            shown.value = self._html()
+            pair.value = self._html()
 
         def typed(change) -> None:
             nonlocal tape
@@ -93,7 +92,7 @@ class RatingBox:
             buttons.append(button)
         back = w.Button(description="undo", tooltip="take the last choice back (Backspace)")
         back.on_click(lambda _: do(self.ratings.undo))
-        return w.VBox([shown, w.HBox([*buttons, back], layout=w.Layout(flex_flow="row wrap")), keys])
+        return w.VBox([pair, w.HBox([*buttons, back], layout=w.Layout(flex_flow="row wrap")), keys, w.HTML(HOW)])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return bundle({"text/plain": str(self), "text/html": self._html()}, self.widget, include, exclude)

@@ -5,12 +5,10 @@ A front end over `labkit.export`; lab 10 shows it.
 
 from __future__ import annotations
 
-import html
-
 from labkit.errors import LabError
 from labkit.export import OnnxModel
 from labkit.tables import Table
-from labkit.widgets.shown import bundle
+from labkit.widgets.shown import TEXT, bundle, shown, text_box
 
 NONE, WHOLE = "(none: the base)", "(the model)"  # the second where there are no adapters to leave out
 
@@ -49,21 +47,21 @@ class AdapterChat:
         import ipywidgets as w
 
         menu = w.Dropdown(options=list(self.said), description="adapter")
-        box = w.Textarea(value=self.text, rows=4, layout=w.Layout(width="95%", max_width="60em"))
+        box = text_box(self.text, "what is asked", rows=4)
         button = w.Button(description="Ask", button_style="primary", tooltip="ask through the chosen adapter")
         answer = w.HTML()
 
         def show(text: str) -> None:
-            answer.value = f'<div style="white-space:pre-wrap;max-width:60em">{html.escape(text)}</div>'
+            answer.value = f'<div role="status" style="{TEXT};max-width:60em">{shown(text)}</div>'
 
-        def pressed(_):
-            button.disabled, so_far = True, ""
-            try:
-                for text in self.pieces(box.value, menu.value):
-                    so_far += text
-                    show(so_far)
-            finally:
-                button.disabled = False
+        def pressed(_):  # the button stays as it is: one that is switched off meanwhile loses the keyboard's focus
+            so_far = ""
+            show("...")
+            for text in self.pieces(box.value, menu.value):
+                so_far += text
+                show(so_far)
+            if not so_far.strip():
+                show("(nothing)")
 
         button.on_click(pressed)
         show(self.said[menu.value])

@@ -9,8 +9,8 @@ import html
 from collections.abc import Callable, Mapping
 
 from labkit.errors import LabError
-from labkit.tables import Table
-from labkit.widgets.shown import bundle
+from labkit.tables import VERBATIM, Table
+from labkit.widgets.shown import TEXT, bundle, shown, text_box
 
 
 class SideBySide:
@@ -42,30 +42,29 @@ class SideBySide:
 
     def _html(self) -> str:
         column = "flex:1 1 18em;border:1px solid #999;border-radius:4px;padding:0.5em 0.8em;margin:0.3em"
-        boxes = "".join(f'<div style="{column}"><b>{html.escape(name)}</b><br>'
-                        f'<span style="white-space:pre-wrap">{html.escape(answer) or "(nothing)"}</span></div>'
+        boxes = "".join(f'<div style="{column}"><b>{html.escape(name)}</b>'
+                        f'<div style="{TEXT}">{shown(answer) or "(nothing)"}</div></div>'
                         for name, answer in self.answers.items())
-        return f'<div style="display:flex;flex-wrap:wrap;max-width:60em">{boxes}</div>'
+        return f'<div role="status" class="{VERBATIM}" style="display:flex;flex-wrap:wrap;max-width:60em">{boxes}</div>'
 
     def widget(self):
         """The box, the button and the answers, as an ipywidgets box."""
         import ipywidgets as w
 
-        box = w.Textarea(value=self.text, rows=5, layout=w.Layout(width="95%", max_width="60em"),
-                         tooltip=self.label)
+        box = text_box(self.text, self.label)
         button = w.Button(description="Ask", button_style="primary", tooltip="ask every model")
         answers = w.HTML(value=self._html())
 
         def pressed(_):
-            button.disabled, button.description = True, "..."
+            button.description = "asking ..."  # not switched off: it would lose the keyboard's focus
             try:
                 self.text, self.answers = box.value, self.ask(box.value)
                 answers.value = self._html()
             finally:
-                button.disabled, button.description = False, "Ask"
+                button.description = "Ask"
 
         button.on_click(pressed)
-        return w.VBox([w.Label(self.label), box, button, answers])
+        return w.VBox([box, button, answers])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return bundle({"text/plain": str(self.table()), "text/html": self._html()}, self.widget, include, exclude)

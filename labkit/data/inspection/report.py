@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import LabError
+from labkit.tables import VERBATIM, cut
 
 # Every kind of finding in the order of the report, with what to do about it.
 KINDS = {
@@ -35,8 +36,9 @@ LISTED = 2000  # row numbers that a page lists
 SHARES = 50  # labels whose shares are shown; `shares` has them all
 _STYLE = (
     "<style>.lk{max-width:62em;font-family:sans-serif;line-height:1.4}.lk table{border-collapse:collapse;margin:.6em 0}"
-    ".lk caption{text-align:left;font-weight:bold;padding:.3em 0}.lk th,.lk td{text-align:left;vertical-align:top;"
-    "padding:.25em .7em .25em 0;border-bottom:1px solid #8888}.lk .n{text-align:right}"
+    ".lk caption{text-align:left;font-weight:bold;padding:.3em 0}"
+    ".lk.lk table :is(th,td){text-align:left;vertical-align:top;"  # twice, or JupyterLab's own rule has more weight
+    "padding:.25em .7em .25em 0;border-bottom:1px solid #8888}.lk.lk table td.n{text-align:right}"
     ".lk i{display:inline-block;height:.7em;background:#0072B2;margin-right:.4em}.lk summary{cursor:pointer}</style>"
 )
 
@@ -184,7 +186,7 @@ class Report:
         return lines
 
     def _repr_html_(self) -> str:
-        parts = [f"<div class='lk'>{_STYLE}<p><b>{_escape(self._head())}</b></p>", self._html_findings(),
+        parts = [f"<div class='lk {VERBATIM}'>{_STYLE}<p><b>{_escape(self._head())}</b></p>", self._html_findings(),
                  *(self._html_lengths(split) for split in self.sizes)]
         if self.shares:
             parts.append(self._html_shares())
@@ -216,7 +218,7 @@ class Report:
     def _html_lengths(self, split: str) -> str:
         """One histogram as inline SVG, with its figures as text for whoever cannot see it."""
         counts, names, unit = self.lengths.counts[split], self.lengths.names(), self.lengths.unit
-        step, high, most = 44, 80, max(self.lengths.counts[split]) or 1
+        step, high, most = max(44, 7 * max(map(len, names))), 80, max(self.lengths.counts[split]) or 1
         title = (f"Length of the texts of {split} in {unit}: median {self.lengths.median[split]:,}, longest "
                  f"{self.lengths.longest[split]:,}")
         told = "; ".join(f"{name}: {count:,}" for name, count in zip(names, counts, strict=True))
@@ -228,7 +230,7 @@ class Report:
                         f"<text x='{i * step + step / 2}' y='{10 + high - tall}'>{count:,}</text>")
         wide = step * len(counts)
         return (f"<p>{_escape(title)}</p><svg role='img' aria-label='{_escape(f'{title}. {told}')}' "
-                f"viewBox='0 0 {wide} {high + 34}' width='{wide}' font-size='9' text-anchor='middle' "
+                f"viewBox='0 0 {wide} {high + 34}' width='{wide}' font-size='11' text-anchor='middle' "
                 f"fill='currentColor' font-family='sans-serif'>{''.join(bars)}</svg>")
 
     def _html_shares(self) -> str:
@@ -238,7 +240,7 @@ class Report:
         def cell(share: float) -> str:
             return f"<td><i aria-hidden='true' style='width:{6 * share / most:.2f}em'></i>{share:.1%}</td>"
 
-        body = "".join(f"<tr><th scope='row'>{_escape(str(row['label']))}</th>"
+        body = "".join(f"<tr><th scope='row'>{_escape(cut(str(row['label'])))}</th>"
                        + "".join(cell(row[split]) for split in self.sizes) + "</tr>" for row in self.shares[:SHARES])
         difference = f"<p>{_escape(self.difference)}</p>" if self.difference else ""
         return (f"<table><caption>{self._shares_head()}</caption><thead><tr><th scope='col'>label</th>{head}</tr>"

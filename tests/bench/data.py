@@ -1,24 +1,29 @@
-"""How fast and how lean the way of the data is: 100,000 rows from file to tokens, and a file of 1 GB that is only read.
+"""Part 5, the way of the data: rows from file to tokens, how time and memory grow, and a file that is only read.
 
-`make bench` runs it. Every measurement has a process of its own; the exit code is 1 where a limit is broken.
+Every measurement has a process of its own. What it may take is a limit: where one is broken, the bench ends with 1.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import random
 import re
-import resource
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-COURSE = Path(__file__).resolve().parents[1]
+from bench.options import Options
+from bench.turns import Job, Way, own_time
+from labkit.profiles import COURSE, python_path
+
+PART = "data"
 ROWS, SECONDS, MEGABYTES = 100_000, 60, 2_000  # read, inspected, split and encoded: the rows and what they may take
 FILE_MEGABYTES, READ_MEGABYTES = 1_000, 500  # a file that is only read, and the memory that this may take
+LEAST = 1_000  # rows that growth begins with
 
 
 def write_rows(file: Path, rows: int, megabytes: float = 0, seed: int = 0) -> None:
@@ -93,53 +98,72 @@ def only_read(file: Path) -> dict[str, tuple[float, float]]:
     return lap.steps
 
 
+STEPS = {"pipeline": pipeline, "only_read": only_read}
+
+
+def alone(kind: str, what: str, file: Path) -> str:
+    """What a process prints that takes these steps and does nothing else; `kind` as in `step`."""
+    words = [sys.executable, str(Path(__file__).parent), "--step", kind, what, str(file)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=COURSE,
+                          env={**os.environ, "PYTHONPATH": python_path()})
+    return done.stdout
+
+
+def step(kind: str, what: str, file: Path) -> str:
+    """Take steps in this very process: JSON of the figures for the kind "measure", a text for "profile"."""
+    if kind == "profile":
+        return own_time(partial(STEPS[what], file))
+    return json.dumps({"steps": STEPS[what](file), "megabytes": peak()})
+
+
 def measured(what: str, file: Path) -> tuple[dict[str, tuple[float, float]], float]:
     """The steps and their seconds, and the peak of memory (resident, in MB) of a process that does nothing else."""
-    done = subprocess.run([sys.executable, __file__, "--step", what, str(file)], stdout=subprocess.PIPE, text=True,
-                          check=True, cwd=COURSE)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(alone("measure", what, file).splitlines()[-1])
     return found["steps"], found["megabytes"]
 
 
 def peak() -> float:
     """The most memory that this process has had, in MB."""
+    import resource  # there is none on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (10**6 if sys.platform == "darwin" else 10**6 / 1024)
 
 
-def main() -> int:
-    from labkit.tables import Table
-
-    found = []
-
-    def add(what: str, value: float, unit: str, limit: float | None = None, work: float | None = None) -> None:
-        found.append({"what": what, "measured": f"{value:,.1f} {unit}",
-                      "of work": "" if work is None else f"{work:,.1f} {unit}",
-                      "limit": "" if limit is None else f"{limit:,} {unit}",
-                      "": "" if limit is None else "kept" if value <= limit else "BROKEN"})
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
-        write_rows(file, ROWS)
-        steps, megabytes = measured("pipeline", file)
-        for step, (clock, work) in steps.items():
-            add(f"{ROWS:,} rows: {step}", clock, "s", None, work)
-        clock, work = (sum(pair) for pair in zip(*steps.values(), strict=True))
-        add("all four", clock, "s", SECONDS, work)
-        add("all four, peak of memory", megabytes, "MB", MEGABYTES)
-        write_rows(file, 0, FILE_MEGABYTES)
-        steps, megabytes = measured("only_read", file)
-        add(f"a JSONL of {FILE_MEGABYTES:,} MB: read", steps["read"][0], "s", None, steps["read"][1])
-        add("read, peak of memory", megabytes, "MB", READ_MEGABYTES)
-    print(Table(found))
-    return int(any(row[""] == "BROKEN" for row in found))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--step", nargs=2, metavar=("WHAT", "FILE"), help="run one measurement in this very process")
-    sys.path.insert(0, str(COURSE))
-    if asked := parser.parse_args().step:
-        done = {"pipeline": pipeline, "only_read": only_read}[asked[0]](Path(asked[1]))
-        print(json.dumps({"steps": done, "megabytes": peak()}))
-    else:
-        sys.exit(main())
+def taken(what: str, file: Path, rows: int) -> dict[str, float]:
+    """Figures of the steps: seconds of each, of all by the clock and of work, rows a second, memory."""
+    steps, megabytes = measured(what, file)
+    clock, work = (sum(pair) for pair in zip(*steps.values(), strict=True))
+    each = {f"{name}, s": seconds for name, (seconds, _) in steps.items()}
+    speed = {"rows/s": rows / clock} if rows else {}
+    return {**speed, **(each if len(each) > 1 else {}), "all, s": clock, "of work, s": work, "memory, MB": megabytes}
+
+
+def way(name: str, what: str, file: Path, rows: int) -> Way:
+    """Steps on a file, measured and profiled in processes of their own."""
+    return Way(name, partial(taken, what, file, rows), partial(alone, "profile", what, file))
+
+
+def growth(folder: Path, most: int) -> Job:
+    """The whole way for 1,000 rows, ten times as many, and so on; the limits hold for 100,000."""
+    ways, rows = [], LEAST
+    while rows <= most:
+        write_rows(file := folder / f"rows-{rows}.jsonl", rows)
+        ways.append(way(f"{rows:,} rows", "pipeline", file, rows))
+        rows *= 10
+    names, limited = [way.name for way in ways], f"{ROWS:,} rows"
+    limits = [(limited, "all, s", SECONDS), (limited, "memory, MB", MEGABYTES)] if limited in names else []
+    return Job(PART, "read, inspect, split, encode", "rows/s", ways, [(name, names[0]) for name in names[1:]],
+               limits=limits)
+
+
+def jobs(options: Options) -> Iterator[Job]:
+    """Growth up to `options.rows`; where they are as many as the limits are for, the large file too."""
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    yield growth(options.scratch, options.rows)
+    if options.rows >= ROWS:
+        write_rows(file := options.scratch / "large.jsonl", 0, FILE_MEGABYTES)
+        name = f"a JSONL of {FILE_MEGABYTES:,} MB"
+        yield Job(PART, "read alone", "all, s", [way(name, "only_read", file, 0)], more=False,
+                  limits=[(name, "memory, MB", READ_MEGABYTES)])

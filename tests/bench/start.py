@@ -1,0 +1,129 @@
+"""Part 6, starting: what one waits for before anything happens, each time in a process of its own.
+
+The first trained step is timed from the start of a Jupyter kernel to the end of a step on tiny-base, with all that a
+learner's first cell brings: imports, loading, encoding, tripwires.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from bench.options import Options
+from bench.turns import Job, Way, top
+from labkit.errors import LabError
+from labkit.profiles import COURSE, python_path
+
+PART = "start"
+PATIENCE = 600  # seconds that a kernel has
+DONE = "first step done"
+SAY = f"""
+from transformers import TrainerCallback
+class Say(TrainerCallback):
+    def on_step_end(self, *args, **kwargs):
+        print({DONE!r}, flush=True)
+"""
+FINETUNE = SAY + """
+from labkit import data
+from labkit.training import finetune
+finetune(data.ticket_task("tone").train, model="tiny", steps=1, out="run", callbacks=[Say()])
+"""
+PLAIN = SAY + f"""
+folder, tickets = {str(COURSE / "data/tiny-base")!r}, {str(COURSE / "data/tickets/train.jsonl")!r}
+""" + """
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, default_data_collator
+tokenizer = AutoTokenizer.from_pretrained(folder)
+def encode(row):
+    made = tokenizer(row["text"] + row["tone"], padding="max_length", truncation=True, max_length=256)
+    return {**made, "labels": list(made["input_ids"])}
+rows = load_dataset("json", data_files=tickets, split="train", cache_dir="cache")
+rows = rows.map(encode, remove_columns=rows.column_names)
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(target_modules="all-linear"))
+arguments = TrainingArguments("trainer", max_steps=1, per_device_train_batch_size=16, report_to=[], save_strategy="no",
+                              dataloader_pin_memory=False)
+Trainer(model=model, args=arguments, train_dataset=rows, data_collator=default_data_collator, callbacks=[Say]).train()
+"""
+
+
+def environment() -> dict[str, str]:
+    """Of the processes: this checkout first, no network, nothing that shortens a training."""
+    kept = {name: value for name, value in os.environ.items() if name != "LABKIT_STEPS"}
+    return {**kept, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
+
+
+def process(code: str) -> dict[str, float]:
+    """Seconds of a new Python that runs some code."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], env=environment(), cwd=COURSE, check=True)
+    return {"seconds": time.perf_counter() - started}
+
+
+def kernel(code: str) -> dict[str, float]:
+    """Seconds from the start of a Jupyter kernel to the line DONE of its first cell, and to its readiness.
+
+    Raises:
+        LabError: the cell ended without that line.
+    """
+    from jupyter_client.manager import KernelManager
+
+    with tempfile.TemporaryDirectory() as folder:
+        manager, started = KernelManager(), time.perf_counter()
+        manager.start_kernel(env=environment(), cwd=folder)
+        client = manager.client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=PATIENCE)
+            ready = time.perf_counter() - started
+            said = _said(client, client.execute(code))
+            return {"seconds": said - started, "kernel ready, s": ready}
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+
+
+def _said(client, cell: str) -> float:
+    """When a cell says DONE."""
+    seen = ""
+    while True:
+        message = client.get_iopub_msg(timeout=PATIENCE)
+        kind, content = message["msg_type"], message["content"]
+        if message["parent_header"].get("msg_id") != cell:
+            continue
+        if kind == "stream":
+            seen += content["text"]
+            if DONE in seen:
+                return time.perf_counter()
+        elif kind == "error" or content.get("execution_state") == "idle":
+            why = content.get("evalue") or seen[-200:] or "it said nothing"
+            raise LabError(f"the cell ended without a trained step ({why})", where="bench, start")
+
+
+def profiled(code: str) -> str:
+    """A new Python that runs some code under cProfile, imports included."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, script = Path(folder) / "profile", Path(folder) / "script.py"
+        script.write_text(code, encoding="utf-8")
+        words = [sys.executable, "-m", "cProfile", "-o", str(file), str(script)]
+        subprocess.run(words, env=environment(), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        return top(str(file))
+
+
+def jobs(options: Options) -> Iterator[Job]:
+    """`import labkit` against a Python that imports nothing; a first step by finetune against one by the Trainer."""
+
+    def way(name: str, run: Callable[[str], dict], code: str) -> Way:
+        return Way(name, partial(run, code), partial(profiled, code))
+
+    imports = {"import labkit": "import labkit", "nothing": "pass", "import torch": "import torch"}
+    yield Job(PART, "a new Python", "seconds", [way(name, process, code) for name, code in imports.items()],
+              [("import labkit", "nothing"), ("import labkit", "import torch")], more=False)
+    first = [way("finetune", kernel, FINETUNE), way("plain Trainer", kernel, PLAIN)]
+    yield Job(PART, "kernel to first trained step", "seconds", first, [("finetune", "plain Trainer")], more=False)
