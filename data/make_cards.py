@@ -218,14 +218,12 @@ def draw_curve() -> bytes:
     """data/tiny-base/curve.png."""
     points = read(DATA / "tiny-base" / "curve.jsonl")
     figure, axes = plots.new("tiny-base learns its world", "millions of tokens read", "loss (nats per token, weighted)")
-    for size, loss, held in ((2048, "grey", "blue"), (6144, "purple", "orange")):  # a longer token costs more nats
-        for key, name, colour, style in (
-            ("loss", "training batches", loss, "-"),
-            ("validation_loss", "unseen documents", held, "o-"),
-        ):
-            seen = [(p["tokens"] / 1e6, p[key]) for p in points if key in p and p.get("vocabulary", 2048) == size]
-            axes.plot(*zip(*seen, strict=True), style, color=plots.COLOURS[colour], markersize=3, linewidth=1,
-                      label=f"{name}, vocabulary of {size:,}")
+    for key, name, colour, style in (
+        ("loss", "training batches", "grey", "-"),
+        ("validation_loss", "unseen documents", "blue", "o-"),
+    ):
+        seen = [(p["tokens"] / 1e6, p[key]) for p in points if key in p]
+        axes.plot(*zip(*seen, strict=True), style, color=plots.COLOURS[colour], label=name, markersize=3, linewidth=1)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return plots.png(figure)

@@ -617,7 +617,7 @@ check("perplexity", perplexity)
 
 # %% [markdown]
 # Three small domains ship with the course: clinic notes, contract clauses, company reports, all made up. The base has
-# read none. **Predict** its perplexity on a contract; the vocabulary has 6,144 tokens.
+# read none. **Predict** its perplexity on a contract; the vocabulary has 2,048 tokens.
 
 # %%
 from labkit import data, models, texts
@@ -647,7 +647,7 @@ table({"": "before"} | {name: str(found) for name, found in before.items()},
       {"": "change"} | {name: f"{after[name].change(before[name]):+.0%}" for name in after})
 
 # %% [markdown]
-# Before: a perplexity above 6,144 is worse than a blind guess, since the model was sure of something else. After:
+# Before: a perplexity above 2,048 is worse than a blind guess, since the model was sure of something else. After:
 # look at the columns that were not read, too. For a base that had met no prose of any trade, one trade teaches much
 # of the others: long sentences, brackets, sums of money. A real model knows those, and there the gap between the
 # columns is the lesson. A falling perplexity says that the manner was learnt, not that the model knows the law; and

@@ -461,8 +461,7 @@ table(*({"tripwire": f.guard, "saw": f.saw} for f in run.findings))
 # %% [markdown]
 # ## On a real model
 # SmolLM2 has 135 million parameters, about sixty times as many as tiny-base. With
-# `LABKIT_PROFILE=small` this very notebook runs on it. What it measured, if it was recorded, beside what you have just
-# seen:
+# `LABKIT_PROFILE=small` this very notebook runs on it. What it measured when we did, beside what you have just seen:
 
 # %%
 from labkit import measured

@@ -591,8 +591,8 @@ table(*rows, caption=f"{len(held)} tickets")
 # if not told otherwise; peft's `merge_and_unload` on a 4-bit model is the last row.
 #
 # ## On a real model
-# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2. What it measured, if it was recorded, beside what you
-# have just seen:
+# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2. What it measured when we did, beside what you have
+# just seen:
 
 # %%
 from labkit import measured

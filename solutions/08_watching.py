@@ -486,7 +486,7 @@ table(*seen, caption="longest step: a share of the weights' size; a blind guess 
 
 # %% [markdown]
 # The other cause: the base. A copy went wrong, and a folder came out with settings, tokenizer, and noise for weights.
-# It loads without a word. **Predict** the first loss; the vocabulary has 6,144 tokens, and ln 6,144 is 8.7.
+# It loads without a word. **Predict** the first loss; the vocabulary has 2,048 tokens, and ln 2,048 is 7.6.
 
 # %%
 blank = clinic.blank_base(runs("lab08-blank"))

@@ -107,8 +107,8 @@ def test_the_demo_tunes_the_tiny_model_on_the_shipped_tickets_and_may_be_repeate
     assert "majority class" in out and "bag of words" in out and "base (tiny)" in out and "tuned" in out
     assert [path.name for path in demo.parent.iterdir()] == ["demo"] and not (demo / "old.txt").exists()
     assert (demo / "curve.png").stat().st_size > 10_000
-    assert "4,128 shipped tickets, task tone, 6 labels (joy, anger, sadness, fear, surprise, neutral)." in err
-    assert "32 of the 3,264 rows to learn from" in err and "parted by family" in err
+    assert "6,432 shipped tickets, task tone, 6 labels (joy, anger, sadness, fear, surprise, neutral)." in err
+    assert "32 of the 5,568 rows to learn from" in err and "parted by family" in err
 
 
 def test_fetch_of_a_profile_that_needs_none_says_so(capsys):

@@ -3,7 +3,7 @@
 Each step's batch is made anew from (seed, step), so a run that is stopped and started again reads what it would have
 read. Every few minutes the weights, the optimizers and the curve are kept in --out; at the end the model is written
 in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes. With --start it goes
-on from a finished model instead of fresh weights: its tokens stay, more are learnt, and the mix is of words alone.
+on from a finished model instead of fresh weights, with its tokenizer and a mix that is mostly words from the start.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--out", type=Path, default=Path("runs/tiny-base"), help="where a run is kept and resumed from")
     p.add_argument("--ship", type=Path, default=DATA / "tiny-base", help="where the finished model is written")
     p.add_argument("--start", type=Path, help="a folder with a finished model to go on from")
-    p.add_argument("--vocabulary", type=int, default=6144, help="tokens; more than the model to go on from has")
     p.add_argument("--minutes", type=float, default=50, help="time for training; the schedule follows the clock's plan")
     p.add_argument("--steps", type=int, default=0, help="steps instead of minutes")
     p.add_argument("--hidden", type=int, default=192)
@@ -58,32 +57,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-def learn_tokens(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokenizerFast:
-    """The tokenizer of a run, learnt from documents and from the lines that feelings and matters are read off."""
-    texts = [line for lines in (*world.moods.values(), *world.matters.values()) for line in lines] + world.tickets
-    for _, document in islice(corpus.documents(world, args.seed, corpus.WORDS), DOCUMENTS):
-        texts.append(document if isinstance(document, str) else "\n".join(text for _, text in document))
-    known = bpe.merges_of(PreTrainedTokenizerFast.from_pretrained(args.start)) if args.start else ()
-    return bpe.train(texts, args.vocabulary, known)
+def tokens_of(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run: that of --start, or one learnt from 20,000 documents."""
+    if args.start:
+        return PreTrainedTokenizerFast.from_pretrained(args.start)
+    print("learning the tokenizer (about 25 s)", flush=True)
+    first = islice(corpus.documents(world, args.seed, corpus.COPYING), DOCUMENTS)
+    return bpe.train(d if isinstance(d, str) else "\n".join(text for _, text in d) for _, d in first)
 
 
-def begin(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Fresh weights, or those of --start with a row in the embedding for each new token, made from its two parts."""
-    model = build(args, len(tokenizer))
-    if not args.start:
-        return model
-    weights = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32).state_dict()
-    old, new = weights["model.embed_tokens.weight"], model.model.embed_tokens.weight.detach().clone()
-    new[: len(old)] = old
-    size = old.norm(dim=1).mean()
-    for left, right in bpe.merges_of(tokenizer):
-        i = tokenizer.convert_tokens_to_ids(left + right)
-        if i >= len(old):  # the later part says more: it is the stem or the ending, the first is often a space
-            mixed = 0.4 * new[tokenizer.convert_tokens_to_ids(left)] + 0.6 * new[tokenizer.convert_tokens_to_ids(right)]
-            new[i] = mixed / mixed.norm() * size
-    weights["model.embed_tokens.weight"] = weights["lm_head.weight"] = new
-    model.load_state_dict(weights)
-    return model
+def begin(args: argparse.Namespace, vocabulary: int) -> LlamaForCausalLM:
+    """Fresh weights, or those of --start."""
+    if args.start:
+        return LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    return build(args, vocabulary)
 
 
 def build(args: argparse.Namespace, vocabulary: int) -> LlamaForCausalLM:
@@ -210,6 +197,9 @@ def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, f
         ("matters", corpus.MATTER_WORDS, maker._matter),
     ):
         result[name] = groups_known(model, reader.tokenizer, words, line)
+    for name, words in (("tones_of_letters", corpus.MOOD_WORDS), ("intents_of_letters", corpus.MATTER_WORDS)):
+        letters = reader.world.kept_back[name.split("s_")[0]]
+        result[name] = groups_known(model, reader.tokenizer, words, lambda g, of=letters: maker._pick(of[g]), 32)
     for field, question in (("code", "What is the code?"), ("town", "Which town?")):
         hits, asked = 0, 40
         for _ in range(asked):
@@ -236,9 +226,9 @@ def groups_known(model: LlamaForCausalLM, tokenizer, words: dict[str, list[str]]
     firsts = {
         g: [ids[1] if ids[0] == tokenizer.convert_tokens_to_ids("Ġ") else ids[0] for ids in firsts[g]] for g in firsts
     }
-    scores = []
+    scores, note = [], " In a word:" if words is corpus.MOOD_WORDS else " It is about"
     for group in truth:
-        ids = tokenizer(line(group) + " In a word:", return_tensors="pt", add_special_tokens=False).input_ids
+        ids = tokenizer(line(group) + note, return_tensors="pt", add_special_tokens=False).input_ids
         chances = model(input_ids=ids).logits[0, -1].softmax(-1)
         scores.append([sum(float(chances[i]) for i in firsts[g]) for g in words])
     scores = torch.tensor(scores)
@@ -253,10 +243,9 @@ def train(args: argparse.Namespace) -> dict:
     world = corpus.World()
     folder = args.out / "tokenizer"
     if not folder.exists():
-        print("learning the tokenizer (about a minute)", flush=True)
-        learn_tokens(args, world).save_pretrained(folder)
+        tokens_of(args, world).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    reader, model = Reader(tokenizer, world, args), begin(args, tokenizer)
+    reader, model = Reader(tokenizer, world, args), begin(args, len(tokenizer))
     opts, curve, step, spent = optimizers(model, args.rate), [], 0, 0.0
     kept = args.out / "state.pt"
     if kept.exists():
@@ -278,7 +267,7 @@ def train(args: argparse.Namespace) -> dict:
         for optimizer in opts:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share_of_peak(progress, bool(args.start))
-        mix = corpus.COPYING if progress < TURN and not args.start else corpus.WORDS
+        mix = corpus.GOING_ON if args.start else corpus.COPYING if progress < TURN else corpus.WORDS
         ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress > HABIT else 0.0)
         loss = loss_of(model, ids, weights, bf16)
         loss.backward()
