@@ -60,6 +60,7 @@ def begin_anywhere(name: str, times: int = 2) -> list[Stop]:
 
 def _run(client: NotebookClient, source: str, times: int, name: str, heading: str) -> Stop | None:
     for number in range(1, times + 1):
+        client.reset_execution_trackers()      # a display of an earlier run may still be updated, and has no place here
         try:
             client.execute_cell(nbformat.v4.new_code_cell(source), 0)
         except CellExecutionError as error:
