@@ -194,7 +194,7 @@ def history(study: Study) -> Figure:
         own = [t for t in found if t.state == state]
         if not own:
             continue
-        axes.scatter([t.number for t in own], [times * t.value for t in own], marker=mark, s=26,
+        axes.scatter([t.number for t in own], [times * t.value for t in own], marker=mark, s=26, clip_on=False,
                      color=plots.COLOURS["blue" if state == "done" else "grey"], label=state)
     so_far, steps = None, []
     for t in found:
