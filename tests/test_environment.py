@@ -111,8 +111,8 @@ def test_make_installs_the_same_as_conda():
     assert "install -c constraints.txt -e '.[all]'" in MAKEFILE
 
 
-def test_binder_takes_environment_yml_since_nothing_that_it_would_prefer_is_there():
-    """repo2docker looks into binder/ or .binder/ first, if there is one, and takes a Dockerfile before anything else."""
+def test_binder_takes_environment_yml_since_nothing_else_is_there():
+    """repo2docker looks into binder/ or .binder/ first, and takes a Dockerfile before anything else."""
     assert not [name for name in ("binder", ".binder", "Dockerfile") if (COURSE / name).exists()]
 
 
