@@ -1,4 +1,4 @@
-"""The course on Colab: install what is missing and nothing else, keep runs on Drive if asked, say what was done.
+"""The course on Colab and Kaggle: install what is missing and nothing else, keep what was made, say what was done.
 
 The set-up cell of every notebook calls `set_up` before anything imports torch; all it imports is packaging.
 """
@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 KEPT = ("torch", "torchvision", "torchaudio", "numpy")  # Colab's own; others would not fit its GPU, or need a restart
+KAGGLE = "KAGGLE_KERNEL_RUN_TYPE"  # set in every kernel there, to Interactive or Batch
 NO_GPU = 'no GPU: the labs run without one; for a GPU choose "Runtime > Change runtime type > T4 GPU"'
+NO_ACCELERATOR = "no GPU: the labs run without one; for a GPU choose T4 as accelerator in the notebook's settings"
 
 
 def set_up(home: str, drive: bool = False, extras: Sequence[str] = ()) -> None:
@@ -26,7 +28,7 @@ def set_up(home: str, drive: bool = False, extras: Sequence[str] = ()) -> None:
 
     Args:
         home: where the course was cloned to.
-        drive: keep progress and runs on the learner's Google Drive.
+        drive: keep progress and runs on the learner's Google Drive; Kaggle has none, and keeps what lies in `home`.
         extras: of pyproject.toml, that this lab needs.
     """
     started = time.monotonic()
@@ -37,11 +39,15 @@ def set_up(home: str, drive: bool = False, extras: Sequence[str] = ()) -> None:
     if not _is_here(Path(home)):
         _pip("--no-deps", "-e", home)
     importlib.invalidate_caches()
-    if drive:
+    if KAGGLE in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of two T4s the Trainer would take both, and twice the rows
+        print(f"progress and runs lie in {home}; Kaggle keeps them with a version that you save")
+    elif drive:
         _keep_on_drive(Path(home))
     stale = replaced(before, _versions())
     if stale:
-        print(f'restart needed: yes ({", ".join(stale)}): "Runtime > Restart session", then run this cell again')
+        how = 'in the menu "Run" restart the session' if KAGGLE in os.environ else '"Runtime > Restart session"'
+        print(f'restart needed: yes ({", ".join(stale)}): {how}, then run this cell again')
     else:
         print("restart needed: no")
     print(_gpu())
@@ -86,8 +92,9 @@ def _pip(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *words], capture_output=True, text=True)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-3:]
-        raise SystemExit("\n".join(["pip could not install what the course needs:", *last,
-                                    "Run this cell again; if it stays, restart the session first."]))
+        todo = ("Turn the internet on in the notebook's settings, then run this cell again." if KAGGLE in os.environ
+                else "Run this cell again; if it stays, restart the session first.")
+        raise SystemExit("\n".join(["pip could not install what the course needs:", *last, todo]))
 
 
 def _keep_on_drive(home: Path) -> None:
@@ -100,11 +107,13 @@ def _keep_on_drive(home: Path) -> None:
 
 
 def _gpu() -> str:
+    none = NO_ACCELERATOR if KAGGLE in os.environ else NO_GPU
     if not shutil.which("nvidia-smi"):
-        return NO_GPU
+        return none
     asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     done = subprocess.run(asked, capture_output=True, text=True)
-    return f"GPU: {done.stdout.strip()}" if done.returncode == 0 and done.stdout.strip() else NO_GPU
+    found = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    return f"GPU: {found[0]}" + f", the first of {len(found)}" * (len(found) > 1) if found else none
 
 
 def _is_here(home: Path) -> bool:

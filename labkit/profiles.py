@@ -22,7 +22,8 @@ class Profile:
 
     `learning_rate` is for LoRA; `full_learning_rate` for all weights. `max_length` is in tokens. A lab scores every
     `test_every`-th row of the shipped test set, since a real model reads slower, and trains `trial_steps` in a trial.
-    `revision` pins what a hub would serve. Where `memory` (GB, LoRA training) is not there, choose a smaller one.
+    `revision` pins what a hub would serve. Where `memory` is not there, choose a smaller one: GB, what `models.memory`
+    predicts for LoRA on the widest batch of tickets, rounded up.
     """
 
     name: str
@@ -70,7 +71,7 @@ PROFILES = {
         full_learning_rate=5e-5,
         rank=8,
         max_length=512,
-        memory=3,
+        memory=4,
         trial_steps=12,
         test_every=3,
         revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
@@ -87,7 +88,7 @@ PROFILES = {
         full_learning_rate=1e-5,
         rank=16,
         max_length=1024,
-        memory=10,
+        memory=12,
         trial_steps=30,
         revision="7ae557604adf67be50417f59c2c2f167def9a775",
     ),

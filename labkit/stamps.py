@@ -1,4 +1,4 @@
-"""What stands above a learner's copy of a lab: the badge and the set-up cell, and the one address that both name.
+"""What stands above a learner's copy of a lab: the links and the set-up cell, and the one address that all name.
 
 The address is that of pyproject.toml; `course` stamps it on the notebooks, and `restamp` puts another one everywhere.
 """
@@ -13,24 +13,26 @@ from labkit.errors import LabError
 from labkit.profiles import COURSE
 
 HUB = "https://github.com/"
+HOSTS = r"github\.com/|research\.google\.com/github/|mybinder\.org/v2/gh/|codespaces\.new/"  # what stands before it
 EXTRAS = {"09": ("search",), "10": ("olive", "serving"), "11": ("olive",), "13": ("search", "olive", "serving")}
 
 BADGE = """\
 [Open this lab in Colab]\
-(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb)"""
+(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb) or \
+[in Kaggle](https://kaggle.com/kernels/welcome?src=https://github.com/{repository}/blob/main/notebooks/{name}.ipynb)"""
 
 SETUP = """\
-# @title Set-up: fetches the course on Colab, does nothing anywhere else
+# @title Set-up: fetches the course on Colab and Kaggle, does nothing anywhere else
 import os, subprocess, sys
-
 KEEP_ON_DRIVE = False  # @param {{type: "boolean"}}
-if "google.colab" in sys.modules:
-    HOME = os.environ.get("LABKIT_HOME", "/content/labkit")
-    if not os.path.isdir(HOME):
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", "https://github.com/{repository}", HOME], check=True)
+KAGGLE = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+if KAGGLE or "google.colab" in sys.modules:
+    HOME = os.environ.get("LABKIT_HOME", "/kaggle/working/labkit" if KAGGLE else "/content/labkit")
+    CLONE = ["git", "clone", "--quiet", "--depth=1", "https://github.com/{repository}", HOME]
+    if not os.path.isdir(HOME) and subprocess.run(CLONE).returncode:
+        sys.exit("No course: is the internet off? Turn it on in the notebook's settings, then run this cell again")
     sys.path.insert(0, HOME)
     from labkit.colab import set_up
-
     set_up(HOME, KEEP_ON_DRIVE, extras={extras})"""
 
 
@@ -51,7 +53,7 @@ def repository(root: Path = COURSE) -> str:
 
 
 def badge(name: str, root: Path = COURSE) -> str:
-    """The text cell that opens a lab in Colab."""
+    """The text cell that opens a lab in Colab or Kaggle."""
     return BADGE.format(repository=repository(root), name=name)
 
 
@@ -78,7 +80,7 @@ def move(new: str, root: Path = COURSE) -> list[Path]:
     old, changed = repository(root), []
     for file in (root / "pyproject.toml", root / "README.md"):
         text = file.read_text(encoding="utf-8")
-        moved = re.sub(rf"(github(?:\.com)?/){re.escape(old)}(?![\w.-])", rf"\g<1>{new}", text)
+        moved = re.sub(rf"({HOSTS}){re.escape(old)}(?![\w.-])", rf"\g<1>{new}", text)
         if moved != text:
             file.write_text(moved, encoding="utf-8")
             changed.append(file)

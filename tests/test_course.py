@@ -151,7 +151,7 @@ def test_the_learners_copy_has_badge_title_and_set_up_first_then_the_lab_without
     badge, title, setup = book.cells[:3]
     assert f"github/{stamps.repository()}/blob/main/notebooks/07_shares.ipynb" in badge.source
     assert title.source.startswith("# Shares")
-    assert setup.metadata.tags == ["setup"] and 'if "google.colab" in sys.modules:' in setup.source
+    assert setup.metadata.tags == ["setup"] and 'if KAGGLE or "google.colab" in sys.modules:' in setup.source
     assert len(setup.source.splitlines()) <= 12
     code = [cell for cell in book.cells[3:] if cell.cell_type == "code"]
     assert code[1].source == "share = ...  # a share of W"
@@ -330,13 +330,14 @@ def test_the_readme_lists_every_lab_with_both_notebooks_and_its_badge():
     readme = (course.COURSE / "README.md").read_text(encoding="utf-8")
     for name in course.names():
         [line] = [line for line in readme.splitlines() if f"(notebooks/{name}.ipynb)" in line]
-        badge = stamps.badge(name)
-        assert f"(solutions/{name}.ipynb)" in line and badge.rpartition("](")[2] in line
+        colabs = stamps.badge(name).split("](")[1].partition(")")[0]
+        assert f"(solutions/{name}.ipynb)" in line and f"({colabs})" in line
 
 
 def test_another_address_goes_onto_readme_badges_and_set_up_cells_and_nowhere_stays_the_old_one(checkout):
     for name, text in (("pyproject.toml", '[project.urls]\nRepository = "https://github.com/old/place"\n'),
-                       ("README.md", "[lab](https://colab.research.google.com/github/old/place/blob/main/x.ipynb)\n")):
+                       ("README.md", "[lab](https://colab.research.google.com/github/old/place/blob/main/x.ipynb)\n"
+                                     "https://codespaces.new/old/place https://mybinder.org/v2/gh/old/place/main\n")):
         (checkout / name).write_text(text, encoding="utf-8")
     course.build(execute=False, progress=False, root=checkout)
     course.restamp("new-owner/my.course", checkout)
@@ -350,6 +351,5 @@ def test_another_address_goes_onto_readme_badges_and_set_up_cells_and_nowhere_st
 def test_every_notebook_and_the_readme_name_the_one_address():
     address = stamps.repository()
     for file in [course.COURSE / "README.md", *sorted((course.COURSE / "notebooks").glob("*.ipynb"))]:
-        found = re.findall(r"(?:colab\.research\.google\.com/github|https://github\.com)/([\w.-]+/[\w.-]+?)(?=[/\"\\)])",
-                           file.read_text(encoding="utf-8"))
+        found = re.findall(rf"(?:{stamps.HOSTS})([\w.-]+/[\w.-]+?)(?=[/\"\\)])", file.read_text(encoding="utf-8"))
         assert set(found) == {address}, file.name

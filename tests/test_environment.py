@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
+import os
+import re
+import subprocess
 import sys
 import tomllib
 
@@ -13,10 +17,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from labkit.doctor import PYTHONS
 from labkit.profiles import COURSE
 
 PROJECT = tomllib.loads((COURSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+MAKEFILE = (COURSE / "Makefile").read_text(encoding="utf-8")
 LINES = [
     line for line in (COURSE / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
 ]
@@ -102,7 +108,31 @@ def test_conda_installs_this_package_with_these_pins_and_lists_nothing_twice():
 
 
 def test_make_installs_the_same_as_conda():
-    assert "install -c constraints.txt -e '.[all]'" in (COURSE / "Makefile").read_text(encoding="utf-8")
+    assert "install -c constraints.txt -e '.[all]'" in MAKEFILE
+
+
+def test_binder_takes_environment_yml_since_nothing_else_is_there():
+    """repo2docker looks into binder/ or .binder/ first, and takes a Dockerfile before anything else."""
+    assert not [name for name in ("binder", ".binder", "Dockerfile") if (COURSE / name).exists()]
+
+
+def test_the_dev_container_makes_the_environment_with_its_images_own_python(tmp_path):
+    """The image python:3.12 has Debian's own python3 too, which `make` would find first and which makes no venv."""
+    container = json.loads((COURSE / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    [version] = re.findall(r"^python:(\d+\.\d+)$", container["image"])
+    assert PYTHONS[0] <= tuple(map(int, version.split("."))) <= PYTHONS[1]
+    assert container["onCreateCommand"] == f"make ready PYTHON=python{version}"
+    for number in ("13", version.partition(".")[2]):
+        python = tmp_path / f"python3.{number}"
+        python.write_text(f"#!/bin/sh\necho 3.{number} >> '{tmp_path}/used'\nexit 1\n")
+        python.chmod(0o755)
+    settings = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([*container["onCreateCommand"].split(), f"VENV={tmp_path}/venv"], cwd=COURSE, env=settings,
+                   capture_output=True)
+    assert set((tmp_path / "used").read_text().split()) == {version}
+    interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert interpreter == "${workspaceFolder}/.venv/bin/python" and "VENV := .venv\n" in MAKEFILE
+    assert "--allow-root" in container["containerEnv"]["LAB_ARGS"] and "jupyterlab $(LAB_ARGS)" in MAKEFILE
 
 
 def test_torch_is_one_exact_version_here_and_colabs_own_is_kept_there():

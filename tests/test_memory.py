@@ -1,13 +1,18 @@
 """Memory predicted from a config within a tenth of what is counted, for real architectures; and what fits on a GPU."""
 
+import math
+import random
+
 import pytest
 import torch
 
-from labkit import adapters, models
+from labkit import adapters, data, models
+from labkit.data.encode import encode
 from labkit.errors import LabError
 from labkit.livebytes import peak_bytes, watch_peak, weight_bytes
 from labkit.memory import GPUS, KNOWN, fits, memory, shape_of
 from labkit.models import quiet
+from labkit.profiles import COURSE, PROFILES
 from labkit.trainer import sparse_loss
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
@@ -221,3 +226,38 @@ def test_the_trainer_can_be_watched_for_a_few_steps(tmp_path):
                    callbacks=[watch])
     assert run.finished and watch.inside is None
     assert watch.peak.bytes > watch.peak.start >= 4 * run.total + 8 * run.trainable
+
+
+WIDEST = {"length": 192, "counted": 128}  # of a batch of tickets: tokens a row, and of them in the loss
+
+
+def of_profile(name: str, **sizes) -> float:
+    """GB of a LoRA step on a profile, as README says it: float32, and bfloat16 on the GPU that `full` wants."""
+    profile = PROFILES[name]
+    device, bf16 = ("cuda", True) if name == "full" else ("cpu", False)
+    return memory(profile, batch=profile.batch_size, rank=profile.rank, device=device, bf16=bf16, **sizes).peak / 1e9
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_readme_has_the_memory_that_is_predicted_for_a_profile(name):
+    text = (COURSE / "README.md").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith(f"| `{name}`")]
+    tickets, longest = (cell.strip() for cell in line.split("|")[-3:-1])
+    assert tickets == f"{of_profile(name, **WIDEST):.1f} GB"
+    assert longest == f"{of_profile(name, length=PROFILES[name].max_length):.1f} GB"
+    assert "(192 tokens a row, 128 of them in the loss)" in text
+    assert PROFILES[name].memory == math.ceil(of_profile(name, **WIDEST))
+
+
+def test_no_batch_of_tickets_is_much_wider_than_what_the_readme_reckons_with():
+    _, tokenizer = models.load("tiny")
+    size, draw, widest = PROFILES["tiny"].batch_size, random.Random(0), 0.0
+    for task in ("tone", "entities", "summary", "reply"):
+        rows = encode(data.ticket_task(task, "tiny").train, tokenizer, 512)
+        sides = [(len(labels), next(i for i, label in enumerate(labels) if label != -100)) for labels in rows["labels"]]
+        for _ in range(50):
+            batch = draw.sample(sides, size)
+            length = max(all_of for all_of, _ in batch)
+            counted = length - min(prompt for _, prompt in batch) + 1  # logits are made where any row's label counts
+            widest = max(widest, of_profile("tiny", length=length, counted=counted))
+    assert widest == pytest.approx(of_profile("tiny", **WIDEST), rel=0.1)
