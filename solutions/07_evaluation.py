@@ -471,7 +471,8 @@ from labkit.tables import table
 task = data.ticket_task("intent")
 families = list(dict.fromkeys(task.test["family"]))[::6]
 place = [task.test["family"].index(family) for family in families]
-mixed = Dataset.from_list([*task.train.select(range(0, len(task.train), len(task.train) // 16)), *task.test.select(place)])
+every = range(0, len(task.train), len(task.train) // 16)
+mixed = Dataset.from_list([*task.train.select(every), *task.test.select(place)])
 overlaps = evaluation.ngram_overlap(mixed["text"], task.test["text"], n=8)
 seen = [o.share >= 0.2 for o in overlaps]
 print(f"{sum(seen)} of {len(seen)} test tickets share a fifth or more of their runs of 8 words with the training set")
