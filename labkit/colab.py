@@ -40,7 +40,6 @@ def set_up(home: str, drive: bool = False, extras: Sequence[str] = ()) -> None:
         _pip("--no-deps", "-e", home)
     importlib.invalidate_caches()
     if KAGGLE in os.environ:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of two T4s the Trainer would take both, and twice the rows
         print(f"progress and runs lie in {home}; Kaggle keeps them with a version that you save")
     elif drive:
         _keep_on_drive(Path(home))

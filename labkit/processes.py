@@ -157,6 +157,12 @@ def asked_to_split() -> bool:
     return count() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def one_card(arguments: TrainingArguments) -> None:
+    """One process, one GPU: of several the Trainer would take all by DataParallel, and as many times the rows a step."""
+    if arguments.n_gpu > 1:  # only ever in a single process
+        arguments._n_gpu = 1
+
+
 def let_split(arguments: TrainingArguments) -> None:
     """Have the weights split on CPUs too: there, accelerate keeps them whole and does not say so."""
     if asked_to_split() and profiles.device() == "cpu":

@@ -90,6 +90,7 @@ def make_trainer(
         if last and (reached := _out_of_patience(last, patience)):
             wanted["max_steps"] = reached
     arguments = TrainingArguments(**wanted | (more or {}))
+    processes.one_card(arguments)
     processes.let_split(arguments)
     keep = [name for name in rows.column_names if name in COLUMNS or (loss and name not in TOLD)]
     loss = loss or sparse_loss

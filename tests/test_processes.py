@@ -217,3 +217,14 @@ Root Cause (first observed failure):
 """
     assert launch.sentences(said) == ["process 0 of 2: another process is gone.",
                                       "torchrun: process 1 was ended by SIGKILL"]
+
+
+def test_one_process_on_a_machine_with_two_cards_takes_one_and_not_twice_the_rows(tmp_path):
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=5, use_cpu=True)
+    assert arguments.train_batch_size == 5
+    arguments._n_gpu = 2  # what a machine with two cards makes of it
+    assert arguments.train_batch_size == 10
+    processes.one_card(arguments)
+    assert arguments.train_batch_size == 5
