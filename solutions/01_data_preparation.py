@@ -480,8 +480,8 @@ table(*({name: f"{share:.1%}" if name != "label" else share for name, share in r
         for row in data.label_shares(by_family, "label")))
 
 # %% [markdown]
-# **Predict**: the same rows, split at random but stratified. Do the test scores rise or fall, and by how much? Each model is scored
-# on its own test part: a bag of words, and tiny-base with a LoRA adapter.
+# **Predict**: the same rows, split at random (stratified). Do the test scores rise or fall, and by how much? Each model
+# is scored on its own test part: a bag of words, and tiny-base with a LoRA adapter.
 
 # %%
 from labkit import evaluation

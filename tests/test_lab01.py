@@ -30,7 +30,7 @@ def test_rows_in_both_forms_become_prompt_and_completion(outputs):
     head, _, pair, chat = the_output_of(outputs, '{"messages": chat}').strip().splitlines()
     assert head.split() == ["columns", "form", "prompt", "completion", "line"]
     assert re.match(r"input, output +completion +Do you mend tents\? +Yes, poles and zips\.", pair)
-    assert re.match(r"messages +messages +\[\{'role': 'system', .*\{'role': 'user', .*\}\] +Yes, poles and zips\.", chat)
+    assert re.match(r"messages +messages +\[\{'role': 'system', .*\{'role': 'user', .*\}\] +Yes, poles", chat)
 
 
 def test_only_a_split_by_group_keeps_families_apart_and_stratifying_evens_the_shares(outputs):
