@@ -73,6 +73,24 @@ kept = data.read(folder / "cut.jsonl", left_out=left_out)
 print(len(kept), "row kept;", left_out)
 
 # %% [markdown]
+# The same call reads a dataset of the Hugging Face hub: `hub:owner/name`, which is its split *train*, or
+# `hub:owner/name/test`. This cell does not ask the hub unless you let it. **Predict** what it says instead.
+
+# %%
+from unittest.mock import patch
+
+ask_the_hub = False  # True, where you have a network: a thousand film reviews
+with patch("datasets.config.HF_HUB_OFFLINE", not ask_the_hub):
+    try:
+        reviews = data.read("hub:cornell-movie-review-data/rotten_tomatoes/test")
+        print(len(reviews), "rows with", ", ".join(reviews.column_names))
+    except LabError as error:
+        print(error)
+
+# %% [markdown]
+# What was asked for, why it did not come, and what to do. What the hub does send is kept as a Parquet file and read as
+# the one above was, with the same refusals; of a dataset that wants to run code of its own it says so, and runs none.
+#
 # ### Exercise 1.1 · undo a wrong encoding · difficulty 2 · 6 minutes
 # In the export stands `MÃ¼nchen`: bytes that were UTF-8 and were read as Windows-1252 (`cp1252`). Write
 # `mend_mojibake`: give the text as it was. A text that is sound comes back unchanged.
@@ -238,8 +256,30 @@ except LabError as error:
 
 # %% [markdown]
 # Files come in four forms: text and label, question and answer (`{"input", "output"}`), prompt and completion, and
-# chats (`messages`). All become the same two columns, `prompt` and `completion`; and every model has a *chat template*
-# that wraps them. What the model is really given:
+# chats (`messages`). `recognise` tells which, and `examples` makes the same two columns of each, `prompt` and
+# `completion`. **Predict** what becomes the prompt of a chat of three turns.
+
+# %%
+import json
+import tempfile
+from pathlib import Path
+
+from labkit.tables import table
+
+chat = [{"role": "system", "content": "You are a shop."}, {"role": "user", "content": "Do you mend tents?"},
+        {"role": "assistant", "content": "Yes, poles and zips."}]
+made = []
+for row in ({"input": "Do you mend tents?", "output": "Yes, poles and zips."}, {"messages": chat}):
+    file = Path(tempfile.mkdtemp()) / "row.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    records = data.read(file)
+    form = data.recognise(records)
+    made.append({"columns": ", ".join(row), "form": form.kind} | data.examples(records, form)[0])
+table(*made)
+
+# %% [markdown]
+# A prompt is text, or the list of all turns before the last; the answer is text in both. (`line` came from the reader.)
+# And every model has a *chat template* that wraps them. What the model is really given:
 
 # %%
 _, tokenizer = models.load()
@@ -408,8 +448,9 @@ def split_by_group(groups, share, seed):
 check("split_by_group", split_by_group)
 
 # %% [markdown]
-# `data.split` does it for three parts, and keeps the share of every label alike (`stratify`). Both at once, on the
-# letters of a shop that is new: 160 families.
+# `data.split` does it for three parts (`by`), 80/10/10 unless you say otherwise, and can keep the share of every label
+# alike (`stratify`). Four ways to cut the letters of a shop that is new: 160 families. **Predict** in which of them
+# families stand on both sides, and in which the shares differ most.
 
 # %%
 from labkit import data
@@ -418,19 +459,35 @@ from labkit.tables import table
 tickets = data.ticket_examples(data.read("tickets/train"), "tone")
 few = set(sorted(set(tickets["family"]))[::5])
 tickets = tickets.select([i for i, family in enumerate(tickets["family"]) if family in few])
-by_family = data.split(tickets, by="family", stratify="label")
+ways = {"at random": {}, "stratified": {"stratify": "label"}, "by group": {"by": "family"},
+        "both": {"by": "family", "stratify": "label"}}
+cuts, compared = {name: data.split(tickets, **how) for name, how in ways.items()}, []
+for name, parts in cuts.items():
+    gaps = [abs(row["train"] - row["test"]) for row in data.label_shares(parts, "label")]
+    shared = set(parts["train"]["family"]) & set(parts["test"]["family"])
+    compared.append({"split": name, "rows": " / ".join(str(len(part)) for part in parts.values()),
+                     "a share differs by": f"{max(gaps):.1%}", "families on both sides": len(shared)})
+table(*compared, caption="train against test: the largest difference of a label's share, and families in both")
+
+# %% [markdown]
+# Stratifying mends the shares and leaves families torn apart; grouping does the reverse, since a family has one label
+# and moves as a whole. Both at once keeps families together and brings the shares as near as that allows: in a test
+# part of about a hundred letters one family more or less is a large step. Its shares, label by label:
+
+# %%
+by_family = cuts["both"]
 table(*({name: f"{share:.1%}" if name != "label" else share for name, share in row.items()}
         for row in data.label_shares(by_family, "label")))
 
 # %% [markdown]
-# **Predict**: the same rows, split at random. Do the test scores rise or fall, and by how much? Each model is scored
-# on its own test part: a bag of words, and tiny-base with a LoRA adapter.
+# **Predict**: the same rows, split at random (stratified). Do the test scores rise or fall, and by how much? Each model
+# is scored on its own test part: a bag of words, and tiny-base with a LoRA adapter.
 
 # %%
 from labkit import evaluation
 from labkit.search import trial
 
-splits, found = {"by family": by_family, "at random": data.split(tickets, stratify="label")}, []
+splits, found = {"by family": by_family, "at random": cuts["stratified"]}, []
 for name, parts in splits.items():
     train, test = parts["train"], parts["test"]
     said = evaluation.bag_of_words(train["text"], train["label"], test["text"])

@@ -617,7 +617,7 @@ check("perplexity", perplexity)
 
 # %% [markdown]
 # Three small domains ship with the course: clinic notes, contract clauses, company reports, all made up. The base has
-# read none. **Predict** its perplexity on a contract; the vocabulary has 2,048 tokens.
+# read none. **Predict** its perplexity on a contract; who guesses blindly has that of the vocabulary's size.
 
 # %%
 from labkit import data, models, texts
@@ -632,26 +632,38 @@ before = {name: texts.perplexity(*base, part["validation"]) for name, part in pa
 table({"": "base model"} | {name: str(found) for name, found in before.items()})
 
 # %% [markdown]
-# Now read contracts, twice over. **Predict** the three figures afterwards. Medicine was not read; will it fall,
-# rise, or stay?
+# Now one model reads clinic notes, one contracts, one reports; each reads its domain once. **Predict** the table:
+# three rows of what was read, three columns of what is measured. Where is it lowest, and does what was *not* read
+# fall, rise, or stay?
 
 # %%
 from labkit import finetune, measured, runs
 
-reading = texts.text_rows(parts["legal"]["train"], base[1])
-adapted = finetune(reading, method="full", steps=24, batch_size=8, skip=["end_of_turn"], out=runs("lab02-legal"))
-after = {name: texts.perplexity(*adapted.loaded, part["validation"]) for name, part in parts.items()}
-measured.note("02_full_fine_tuning", legal_before=before["legal"], legal_after=after["legal"])
-table({"": "before"} | {name: str(found) for name, found in before.items()},
-      {"": "after reading contracts"} | {name: str(found) for name, found in after.items()},
-      {"": "change"} | {name: f"{after[name].change(before[name]):+.0%}" for name in after})
+after = {}
+for name, part in parts.items():
+    reading = texts.text_rows(part["train"], base[1])
+    adapted = finetune(reading, method="full", steps=12, batch_size=8, skip=["end_of_turn"], out=runs(f"lab02-{name}"))
+    after[name] = {other: texts.perplexity(*adapted.loaded, parts[other]["validation"]) for other in parts}
+measured.note("02_full_fine_tuning", **{f"{name}_{when}": found for name in parts for when, found in
+                                        (("before", before[name]), ("after", after[name][name]))})
+table({"perplexity": "before"} | {name: str(found) for name, found in before.items()},
+      *({"perplexity": f"after {name}"} | {other: str(value) for other, value in found.items()}
+        for name, found in after.items()))
 
 # %% [markdown]
-# Before: a perplexity above 2,048 is worse than a blind guess, since the model was sure of something else. After:
-# look at the columns that were not read, too. For a base that had met no prose of any trade, one trade teaches much
-# of the others: long sentences, brackets, sums of money. A real model knows those, and there the gap between the
-# columns is the lesson. A falling perplexity says that the manner was learnt, not that the model knows the law; and
-# it is comparable under one tokenizer only, since with other tokens it is another sum.
+# The same table as a change of the perplexity. Read down a column: on the diagonal stands the domain that was read, and
+# beside it what two other trades taught of it.
+
+# %%
+table(*({"change": f"after {name}"} | {other: f"{found[other].change(before[other]):+.0%}" for other in parts}
+        for name, found in after.items()))
+
+# %% [markdown]
+# A perplexity above the size of the vocabulary is worse than a blind guess: such a model is sure of something else. If
+# the columns that were not read fall too, one trade has taught much of the others: for a base that had met no prose of
+# any trade, those are long sentences, brackets, sums of money. A real model knows these, and there the gap between
+# diagonal and rest is the lesson. A falling perplexity says that the manner was learnt, not that the model knows the
+# law; and it is comparable under one tokenizer only, since with other tokens it is another sum.
 #
 # ## Questions and answers: instruction tuning
 # The handbook of the shop has 120 facts, with five questions each; four were for training, one is kept. The loss is

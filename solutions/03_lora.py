@@ -419,6 +419,43 @@ table({"on": "all linear layers", "r": 2, "trainable": wide.parameters, "accurac
       {"on": "q_proj and v_proj", "r": 9, "trainable": narrow.parameters, "accuracy": str(narrow.accuracy)})
 
 # %% [markdown]
+# ## Dropout on the detour
+# LoRA's dropout sets a share p of the detour's *input* to zero, another one at each pass, and divides the rest by
+# 1 - p: h = W x + (alpha / r) B A dropout(x). W sees all of x. **Predict**: how far is one training pass from what the
+# same layer says in `eval()`, as a share of the detour, and how far is the mean of 400 such passes?
+
+# %%
+import torch
+
+from labkit import adapters, models
+from labkit.tables import table
+
+found = []
+for p in (0.0, 0.1, 0.5):
+    adapted = adapters.attach_lora(models.load()[0], rank=8, dropout=p)
+    layer = adapted.base_model.model.model.layers[0].self_attn.q_proj
+    torch.manual_seed(0)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_()  # at zero there is no detour to drop from
+        x = torch.randn(4, layer.in_features, device=layer.base_layer.weight.device)
+        exact = layer.eval()(x)
+        passes = torch.stack([layer.train()(x) for _ in range(400)])  # (400, 4, d_out)
+        size = (exact - layer.base_layer(x)).norm()
+        again = (layer.eval()(x) - exact).norm()
+    off = [(passes - exact).norm(dim=(1, 2)).mean(), (passes.mean(0) - exact).norm(), again]
+    found.append({"dropout": p} | {name: f"{float(value / size):.1%}" for name, value in zip(
+        ("one pass in train()", "mean of 400", "eval() again"), off, strict=True)})
+table(*found)
+
+# %% [markdown]
+# One pass is off by about sqrt(p / (1 - p)) of the detour; in the mean that goes away, which is what the division is
+# for; and in `eval()` nothing is dropped. A model that is scored by mistake in `train()` mode gives another answer each
+# time, and prints no warning. Merging puts B A into W whole: there is no input left to drop from.
+#
+# It is a brake on learning by heart. Where rows are few and are read many times, so that the validation loss turns
+# upwards (lab 02), 0.05 or 0.1 may help, and only a held-out score can say so. Where few rows are met twice, as in the
+# trainings of this lab, there is little to brake: `finetune(dropout=...)` is 0 unless you set it.
+#
 # ## The failure that prints nothing
 # A colleague reads the learning rate from a file, and a typo makes it next to nothing. No error, no warning, and a
 # curve that wiggles as curves do. After every training labkit compares the adapter with what it was before:

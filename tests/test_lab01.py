@@ -21,6 +21,27 @@ def test_every_planted_fault_is_found_and_none_invented(outputs):
     assert float(precision) == float(recall) == 1
 
 
+def test_a_hub_that_cannot_be_reached_is_told_in_a_sentence_that_says_what_to_do(outputs):
+    text = the_output_of(outputs, '"hub:')
+    assert text.startswith("hub:") and "the hub cannot be reached" in text and "Try again with a network" in text
+
+
+def test_rows_in_both_forms_become_prompt_and_completion(outputs):
+    head, _, pair, chat = the_output_of(outputs, '{"messages": chat}').strip().splitlines()
+    assert head.split() == ["columns", "form", "prompt", "completion", "line"]
+    assert re.match(r"input, output +completion +Do you mend tents\? +Yes, poles and zips\.", pair)
+    assert re.match(r"messages +messages +\[\{'role': 'system', .*\{'role': 'user', .*\}\] +Yes, poles", chat)
+
+
+def test_only_a_split_by_group_keeps_families_apart_and_stratifying_evens_the_shares(outputs):
+    text = the_output_of(outputs, "ways = {\"at random\"")
+    found = {name: re.search(rf"^{name} .* ([\d.]+)% +(\d+)$", text, re.M).groups()
+             for name in ("at random", "stratified", "by group", "both")}
+    gaps, families = ({name: float(row[column]) for name, row in found.items()} for column in (0, 1))
+    assert families["by group"] == families["both"] == 0 < min(families["at random"], families["stratified"])
+    assert gaps["stratified"] < gaps["at random"] and gaps["both"] < gaps["by group"]
+
+
 def test_packing_raises_the_share_of_real_tokens_to_95_per_cent(outputs):
     shares = [float(x) for x in re.findall(r"([\d.]+)%", the_output_of(outputs, "packs = pack("))]
     padded, packed = shares

@@ -57,6 +57,15 @@ def test_by_hand_equals_library_and_merged_equals_unmerged(outputs):
     assert "tickets: True" in (merged := the_output_of(outputs, "adapters.merge")) and "0.001: True" in merged
 
 
+def test_dropout_shakes_the_detour_in_training_and_not_in_eval(outputs):
+    text = the_output_of(outputs, "one pass in train()")
+    rows = [[float(x) for x in re.findall(r"[\d.]+", line)] for line in text.strip().splitlines()[2:]]
+    assert [row[0] for row in rows] == [0, 0.1, 0.5] and all(row[3] < 0.1 for row in rows)
+    none, some, half = (row[1] for row in rows)
+    assert none < 0.1 and 20 < some < 50 and 70 < half < 150
+    assert all(row[2] < row[1] / 10 for row in rows[1:])
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_base_and_share_are_within_the_row_for_three_seeds(seed):
     judged = json.loads((COURSE / "data" / "tiny-base" / "judged.json").read_text(encoding="utf-8"))

@@ -68,9 +68,17 @@ def test_class_weights_lift_the_rare_class_beyond_doubt(outputs):
     assert gain[1] > 0
 
 
-def test_the_student_is_smaller_and_follows_its_teacher(outputs):
-    text = the_output_of(outputs, "says as the teacher")
-    sizes = [int(n.replace(",", "")) for n in re.findall(r"^(?:teacher|student, \w+) +([\d,]+)", text, re.M)]
-    assert len(sizes) == 3 and sizes[1] == sizes[2] < 0.7 * sizes[0]
-    assert score(text, "student, distilled", 1)[0] > 100 / 6
+STUDENTS = ("96 labels", "teacher's picks", "doubt, T = 1", "doubt, T = 4", "all labels")
 
+
+def test_the_students_are_smaller_and_the_teacher_is_the_whole_base(outputs):
+    text = the_output_of(outputs, 'own = hits["student, 96 labels"]')
+    sizes = [int(re.search(rf"^{name} +([\d,]+)", text, re.M).group(1).replace(",", ""))
+             for name in ("teacher", *(f"student, {kind}" for kind in STUDENTS))]
+    assert len(set(sizes[1:])) == 1 and sizes[1] < 0.7 * sizes[0]
+
+
+@pytest.mark.parametrize("kind", STUDENTS[1:4])
+def test_a_student_without_labels_gains_by_its_teacher_beyond_doubt(outputs, kind):
+    text = the_output_of(outputs, 'own = hits["student, 96 labels"]')
+    assert score(text, f"student, {kind}", 1)[1] > 0
