@@ -35,7 +35,6 @@ DATA = Path(__file__).resolve().parent.parent
 WORTH = {"user": 0.3, "assistant": 1.0, "line": 0.3}
 NOTE = {"first": 4.0, "then": 16.0}
 TURN = 0.38  # share of the training after which the mix turns from copying to words
-HABIT = 0.92  # share of the training after which dialogues about a line often get the same answer whatever it says
 REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
 DOCUMENTS = 20_000  # from which the tokenizer is learnt
 
@@ -53,6 +52,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rows", type=int, default=32, help="rows a step")
     p.add_argument("--length", type=int, default=256, help="tokens a row")
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW; Muon takes three times it")
+    p.add_argument("--habit", type=float, default=0.92,
+                   help="share of the training after which half of the dialogues about a line get one answer whatever it says")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args(argv)
 
@@ -193,7 +194,6 @@ def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, f
     maker = corpus.Maker(reader.world, seed)
     for name, words, line in (
         ("moods", corpus.MOOD_WORDS, maker._mood),
-        ("moods_unread", corpus.MOOD_WORDS, lambda tone: maker._fill(maker._pick(sorted(reader.world.unread[tone])))),
         ("matters", corpus.MATTER_WORDS, maker._matter),
     ):
         result[name] = groups_known(model, reader.tokenizer, words, line)
@@ -268,7 +268,7 @@ def train(args: argparse.Namespace) -> dict:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share_of_peak(progress, bool(args.start))
         mix = corpus.GOING_ON if args.start else corpus.COPYING if progress < TURN else corpus.WORDS
-        ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress > HABIT else 0.0)
+        ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress >= args.habit else 0.0)
         loss = loss_of(model, ids, weights, bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
