@@ -212,7 +212,7 @@ def chosen(change):
     return lambda p: spoil(p.folder / "chosen.json", change)
 
 
-def second_best(p) -> None:
+def worst_trial(p) -> None:
     tried = sorted((t for t in search.trials_in(p.folder / "search.log") if t.state == "done"), key=lambda t: t.value)
     spoil(p.folder / "chosen.json", lambda x: x.update(trial=tried[0].number, setting=tried[0].setting))
 
@@ -319,7 +319,7 @@ WRONG = {
             (p.folder / "search.log").read_text().splitlines(keepends=True)[:-40])), "and 10 were asked for"),
         (chosen(lambda x: x["setting"].update(rank=3)), "no trial in search.log has the setting"),
         (chosen(lambda x: x.update(trial=77)), "under the number 77"),
-        (second_best, "was better"),
+        (worst_trial, "was better"),
         (chosen(lambda x: x.pop("setting")), "has not the form"),
     ],
     "evaluation": [
