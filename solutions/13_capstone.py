@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 13 · Capstone: from a file to a model with its papers
-# **You will** take one file of data all the way: report, split, baselines, two methods, a search, an honest figure, a
-# gate, a model that runs without PyTorch, and the card that goes with it.
+# **You will** take one file of data all the way: report, cleaning, split, baselines, two methods, a search, an honest
+# figure, a gate, a model that runs without PyTorch, and the card that goes with it.
 #
 # *120 minutes and more. You need: the labs before this one, or their ideas. No GPU, no network, no account.*
 #
-# Nothing new is taught here. Eight steps stand below, each with a check that does not look at your variables: it reads
+# Nothing new is taught here. Nine steps stand below, each with a check that does not look at your variables: it reads
 # what the step left in the project's folder, and scores it again. Your own code is welcome in every step; the course's
 # way is one call, and where you leave a step out, the course takes it so that the next one can begin.
 
@@ -22,7 +22,7 @@ print(project.understood())
 # project again, as you left it.
 #
 # **Predict.** The base has never seen the answers of this file. By how many points will fine-tuning be ahead of the
-# answer to the most similar training question, which costs nothing, or behind it? Write it down; step six will tell.
+# answer to the most similar training question, which costs nothing, or behind it? Write it down; step seven will tell.
 
 # %%
 prediction = ...  # points of the figure that counts
@@ -46,13 +46,14 @@ print(report)
 check("project_report", project)
 
 # %% [markdown]
-# A file of your own will have findings. Mend them as in lab 01, write the mended file, and open the project on that
-# one; what is left in goes into the model.
+# The shipped file was made clean; a file of your own will have findings.
 #
-# ## Step 2: shut the test rows away
-# `splits/` gets three files, none of which shares a prompt with another, and the list of rows that were left out.
+# ## Step 2: rows in, rows out, rows named
+# What leaves nothing to decide is dropped: rows without text or label, the second of two equal rows, training rows that
+# stand in the test file too, or nearly. `cleaned/` gets the rows that stay, and `dropped.json` names each other one by
+# its line and its finding. **Predict** from the report how many rows go.
 #
-# ### Checkpoint 13.2 · three parts that share nothing · difficulty 1 · 10 minutes
+# ### Checkpoint 13.2 · rows in, rows out, rows named · difficulty 1 · 10 minutes
 
 # %%
 from labkit import check
@@ -61,18 +62,41 @@ from labkit.capstone import Project
 project = Project.open()
 project.upto("report")
 ### BEGIN SOLUTION
+print(project.clean())
+### END SOLUTION
+
+check("project_clean", project)
+
+# %% [markdown]
+# The last line is the first minus those between, and the check counts again from the two files. What needs a decision
+# stands above the table and stays in: near duplicates, conflicting labels, personal data, HTML. Mend it as in lab 01,
+# write the mended file, and open the project on that one; what is left in goes into the model.
+#
+# ## Step 3: shut the test rows away
+# `splits/` gets three files, none of which shares a prompt with another, and the list of cleaned rows that are too long
+# for the model.
+#
+# ### Checkpoint 13.3 · three parts that share nothing · difficulty 1 · 10 minutes
+
+# %%
+from labkit import check
+from labkit.capstone import Project
+
+project = Project.open()
+project.upto("clean")
+### BEGIN SOLUTION
 print(project.split())
 ### END SOLUTION
 
 check("project_split", project)
 
 # %% [markdown]
-# ## Step 3: what costs nothing
+# ## Step 4: what costs nothing
 # Before anything is trained: the commonest answer, the answer of similar words, the base model as it is. Look which of
 # the three is ahead; that is the one to beat. Where answers are written, the first 64 test rows are scored, since
 # writing takes longer than picking.
 #
-# ### Checkpoint 13.3 · what costs nothing · difficulty 1 · 10 minutes
+# ### Checkpoint 13.4 · what costs nothing · difficulty 1 · 10 minutes
 
 # %%
 from labkit import check
@@ -87,13 +111,13 @@ print(project.baselines())
 check("project_baselines", project)
 
 # %% [markdown]
-# ## Step 4: two methods on the same rows
+# ## Step 5: two methods on the same rows
 # LoRA and full fine-tuning, with the same rows and the same number of steps; or any two that `finetune` knows. They are
 # judged on validation rows, since a choice that is made on test rows spoils them.
 #
 # **Predict.** Which of the two is ahead after so few steps, and by how much?
 #
-# ### Checkpoint 13.4 · two methods, one comparison · difficulty 2 · 20 minutes
+# ### Checkpoint 13.5 · two methods, one comparison · difficulty 2 · 20 minutes
 
 # %%
 from labkit import check
@@ -111,11 +135,11 @@ check("project_methods", project)
 # Read the column of trained parameters beside the figure, and mind the intervals: so few rows tell only large
 # differences.
 #
-# ## Step 5: ten trials
+# ## Step 6: ten trials
 # Learning rate, rank, scale, batch and dropout, drawn and judged on validation rows; the study lies in a file and goes
 # on where it stopped.
 #
-# ### Checkpoint 13.5 · ten trials · difficulty 2 · 15 minutes
+# ### Checkpoint 13.6 · ten trials · difficulty 2 · 15 minutes
 
 # %%
 from labkit import check
@@ -144,10 +168,10 @@ project.upto("search")
 plots.show(figures.history(project.search()), alt="the trials' figures in their order, and the best so far")
 
 # %% [markdown]
-# ## Step 6: the figure
+# ## Step 7: the figure
 # Train with the chosen setting on all training rows, then score it on the test rows, once.
 #
-# ### Checkpoint 13.6 · the test rows, once · difficulty 2 · 15 minutes
+# ### Checkpoint 13.7 · the test rows, once · difficulty 2 · 15 minutes
 
 # %%
 from labkit import check
@@ -187,11 +211,11 @@ project.upto("evaluation")
 Evaluation.read(project.folder / "final").worst(5)
 
 # %% [markdown]
-# ## Step 7: a gate that could say no
+# ## Step 8: a gate that could say no
 # Rules, and what they say of this model against the base. A gate that nothing could fail is none, and the check says
 # so.
 #
-# ### Checkpoint 13.7 · a rule that could say no · difficulty 1 · 10 minutes
+# ### Checkpoint 13.8 · a rule that could say no · difficulty 1 · 10 minutes
 
 # %%
 from labkit import check
@@ -206,16 +230,18 @@ print(project.gate([{"metric": "main", "no_drop": 0.0}]))
 check("project_gate", project)
 
 # %% [markdown]
-# Open or shut, it was asked about the base alone: step six is not in this rule. A file of your own deserves one more,
-# such as `{"metric": "main", "at_least": ...}` with the best of step three.
+# Open or shut, it was asked about the base alone: the lookup of step four is not in this rule. A file of your own
+# deserves one more, such as `{"metric": "main", "at_least": ...}` with the best of that step.
 #
-# ## Step 8: out of PyTorch, with its papers
-# ONNX in 4 bits, one set of prompts through every stage, and the model card. The ledger names the stage that drifts; a
-# project with such a stage does not hold.
+# ## Step 9: out of PyTorch, with its papers
+# ONNX in 4 bits, one set of test prompts through every stage, and the model card that carries what came of it. The last
+# stage is a server on this machine that answers over HTTP, as `labkit serve` does. Merged, ONNX fp32 and served must
+# say what the stage before says; the 4-bit model may lose a little, within the intervals. The check asks the first
+# prompts again and names the stage that drifts; a project with such a stage does not hold.
 #
 # **Predict.** Four bits a weight in place of thirty-two: how many of the written answers will still be the same?
 #
-# ### Checkpoint 13.8 · out of PyTorch, with its papers · difficulty 3 · 30 minutes
+# ### Checkpoint 13.9 · out of PyTorch, with its papers · difficulty 3 · 30 minutes
 
 # %%
 from labkit import check
@@ -231,8 +257,10 @@ print(book.table())
 check("project_export", project)
 
 # %% [markdown]
-# An answer that differs by one word counts as another; the figure beside it says whether it got worse. The card as
-# strangers will read it, all but its front matter:
+# An answer that differs by one word counts as another; the figure beside it says whether it got worse. With labels, the
+# stages before pick one and a client must take what is written: a served figure below theirs is no drift if the answers
+# are as before, and it is the one that clients see. The card as strangers will read it, with the ledger, all but its
+# front matter:
 
 # %%
 from labkit.capstone import Project
@@ -258,7 +286,7 @@ AdapterChat(project.onnx(), project.question(), tokens=64)
 
 # %% [markdown]
 # ## The rubric
-# All eight steps once more, from the disk. This is also what a teacher's check sees.
+# All nine steps once more, from the disk. This is also what a teacher's check sees.
 
 # %%
 from labkit.capstone import Project, rubric

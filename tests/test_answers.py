@@ -7,7 +7,7 @@ import pytest
 from labkit.exercises import verdict
 from labkit.exercises.registry import lab_modules, load_lab
 
-# Lab 13's answers are folders: test_capstone has them.
+# Lab 13's answers are folders: test_capstone holds them to the same rule.
 LABS = [name.removeprefix("lab") for name in lab_modules() if name != "lab13"]
 ANSWERS = {lab: import_module(f"answers.lab{lab}") for lab in LABS}
 EXERCISES = [(lab, name) for lab in LABS for name in ANSWERS[lab].REFERENCES]

@@ -253,5 +253,9 @@ def test_a_run_keeps_its_scores_until_its_weights_change_and_its_card_is_read_by
     assert card.data.base_model == "tiny-base" and card.data.eval_results[0].metric_type == "accuracy"
     assert card.data.eval_results[0].metric_value == round(first.main.value, 4)
     assert "{text}" in text and "## Where it fails" in text and "Beside others" in text
+    assert "From the base" not in text
+    stages = Table([{"stage": "base", "MB": 8.66}, {"stage": "ONNX int4", "MB": 2.34}], "24 prompts")
+    ledger = evaluation.model_card(run, first, stages=stages).split("## From the base to what is served")[1]
+    assert "24 prompts." in ledger and "| ONNX int4 | 2.34 |" in ledger
     other = finetune(task.train.select(range(32)), steps=3, batch_size=4, out=tmp_path / "run", guard=False)
     assert evaluate_model(other, few, "intent", labels=task.labels, reuse=True).fingerprint != first.fingerprint

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from exported import with_adapters
 
 from labkit import LabError, data, models
 from labkit.export import ROAD, to_onnx
-from labkit.ledger import Served, follow
+from labkit.ledger import Ledger, Served, follow
 from labkit.serving import running
 
 TONE = data.ticket_task("tone")
@@ -45,13 +48,44 @@ def test_a_stage_that_is_another_model_is_named(many):
 
 
 def test_lost_accuracy_is_named_with_its_points(many):
-    from dataclasses import replace
-
     whole = follow({"merged": many, "ONNX int4": many}, ROWS, TONE.labels, 2, timed=False)
     assert whole.drifts() == []
     score = whole["merged"].accuracy
     whole.entries[0] = replace(whole["merged"], accuracy=replace(score, value=score.value + 0.05))
     assert "5.0 points" in whole.drifts()[0]
+
+
+def test_a_figure_whose_interval_lies_below_is_named_even_where_points_are_few(many):
+    whole = follow({"merged": many, "ONNX int4": many}, ROWS, TONE.labels, 2, timed=False)
+    for n, (value, low, high) in enumerate([(0.07, 0.05, 0.09), (0.02, 0.01, 0.03)]):
+        entry = whole.entries[n]
+        whole.entries[n] = replace(entry, accuracy=replace(entry.accuracy, value=value, low=low, high=high))
+    said = "ONNX int4: 2.0% [1.0%, 3.0%] of accuracy lies below merged, 7.0% [5.0%, 9.0%]."
+    assert whole.drifts(points=0.1) == [said]
+
+
+def test_an_exact_stage_without_label_scores_is_judged_by_its_answers(ledger):
+    exact = ("ONNX fp32", "served")
+    assert ledger.drifts(exact) == []
+    served = ledger["served"]
+    other = Ledger([*ledger.entries[:2], replace(served, same=0.5)])
+    assert other.drifts(exact) == ["served: 50% of the answers are as in the stage before, and 90% must be."]
+    wrote = Ledger([*ledger.entries[:2], replace(served, accuracy=replace(served.accuracy, value=0))])
+    assert wrote.drifts(exact) == []  # it must write what the others pick
+    assert "served" in wrote.drifts()[0]
+
+
+def test_a_ledger_goes_through_a_file_and_comes_back(ledger):
+    again = Ledger.of(json.loads(json.dumps(ledger.facts())))
+    assert str(again.table()) == str(ledger.table()) and again.drifts() == ledger.drifts()
+    assert again["base"].said == ledger["base"].said and set(again["base"].said) <= set(TONE.labels)
+
+
+def test_a_conversation_is_served_turn_by_turn(many):
+    prompt = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Is it raining?"}]
+    with running(many) as url:
+        said, counted = Served(url, "base").ask(prompt)
+    assert said == many.generate([prompt], 24)[0] and counted == len(many.prompt_ids(prompt))
 
 
 def test_another_template_is_named(many):

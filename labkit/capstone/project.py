@@ -1,4 +1,4 @@
-"""A capstone project: one folder, one file of data, and the eight steps from it to a model that runs without PyTorch.
+"""A capstone project: one folder, one file of data, and the nine steps from it to a model that runs without PyTorch.
 
 Over everything else: each step calls what its lab taught and leaves its result in the folder, where `rubric` finds it.
 """
@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +32,18 @@ if TYPE_CHECKING:
     from labkit.export import OnnxModel
     from labkit.ledger import Ledger
 
-STEPS = ("report", "split", "baselines", "methods", "search", "evaluation", "gate", "export")
+STEPS = ("report", "clean", "split", "baselines", "methods", "search", "evaluation", "gate", "export")
 SHIPPED = {"handbook": ("data/handbook/train.jsonl", "data/handbook/test.jsonl")}
 PARTS = ("train", "validation", "test")
+ACTED = ("missing label", "empty text", "exact duplicate", "leaked")  # findings that leave nothing to be decided
+STAGES = ("base", "adapter", "merged", "ONNX fp32", "ONNX int4", "served")
+ONNX = {"fp32": "onnx-fp32", "int4": "onnx"}  # folders
+EXACT = ("merged", "ONNX fp32", "served")  # stages that must say what the one before says
 TRIALS = 10
 TESTED = 64  # rows that are scored where the answer is free text: writing takes longer than picking
 FOLLOWED = 24  # prompts of the ledger
 DRIFT = 0.10  # how much the 4-bit model may lose on them against the merged one: they are few
+ALIKE = 0.9  # share of written answers that an exact stage has in common with the one before
 SEED = 0
 
 
@@ -107,18 +116,17 @@ class Project:
         return TASKS[self.kind]
 
     def part(self, name: str) -> Dataset:
-        """Rows of a split, as the second step wrote them.
+        """Rows of a split, as the third step wrote them.
 
         Raises:
             LabError: it did not yet.
         """
+        return self.examples(rows_in(self.folder / "splits" / f"{name}.jsonl", "split"))
+
+    def examples(self, rows: list[dict]) -> Dataset:
+        """Rows of a file of this project, as a training takes them."""
         from datasets import Dataset
 
-        file = self.folder / "splits" / f"{name}.jsonl"
-        if not file.is_file():
-            raise LabError("there is no split yet", where=str(file), todo="Take the step before: project.split()")
-        with open(file, encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
         if self.kind == "classification":
             rows = [{**row, "label": row["completion"]} for row in rows]
         return Dataset.from_list(rows)
@@ -130,39 +138,100 @@ class Project:
         return rows if self.kind == "classification" or len(rows) <= TESTED else rows.select(range(TESTED))
 
     @property
+    def followed(self) -> Dataset:
+        """The test rows that go through every stage of the ledger: the first `FOLLOWED`."""
+        held = self.tested
+        return held.select(range(min(FOLLOWED, len(held))))
+
+    @property
     def task(self) -> data.Task:
         """The splits as a Task, for `search`."""
         return data.Task(self.name, self.intake.template, self.labels,
                          *(self.part(name) for name in PARTS))
 
-    # -- the eight steps --------------------------------------------------------------------------------------------
+    # -- the nine steps ---------------------------------------------------------------------------------------------
 
     def report(self) -> inspection.Report:
         """1. What is wrong with the rows: report.html for people, report.json for the check."""
-        found = inspection.inspect(self.rows())
+        found = self.found
         write(self.folder / "report.json", {"sha256": self.intake.sha256, "counts": found.counts})
         (self.folder / "report.html").write_text(found.page(f"What is in {self.name}"), encoding="utf-8")
         return found
 
+    @cached_property
+    def usable(self) -> dict[str, list[dict]]:
+        """Rows of the file ("train"), and of the test file if there is one: prompt, completion, line, and the group."""
+        names = ["prompt", "completion", "line", *([self.intake.group] if self.intake.group else [])]
+        found = {"train" if name == "all" else name:
+                 rows.select_columns([column for column in names if column in rows.column_names]).to_list()
+                 for name, rows in self.intake.parts.items()}
+        return json.loads(json.dumps(found, default=str))  # as a file gives them back
+
+    @cached_property
+    def found(self) -> inspection.Report:
+        """What `inspect` says of the usable rows."""
+        return inspection.inspect(self.rows())
+
     def rows(self) -> dict[str, Dataset]:
-        """The examples as the file has them, with the prompt as plain text; the test file's rows beside them."""
-        return {"train" if name == "all" else name: _as_text(rows) for name, rows in self.intake.parts.items()}
+        """The usable rows as text and label, or prompt and completion, as `inspect` and `clean` take them."""
+        return self.texts(self.usable)
+
+    def texts(self, rows: Mapping[str, list[dict]]) -> dict[str, Dataset]:
+        """Rows for `inspect`: prompts as plain text, without the question that stands before every text."""
+        from datasets import Dataset
+
+        opening = self.intake.template.split("{text}")[0]
+        text, answer = ("text", "label") if self.kind == "classification" else ("prompt", "completion")
+        return {name: Dataset.from_dict({text: [plain(row["prompt"]).removeprefix(opening) for row in part],
+                                         answer: [row["completion"] for row in part]})
+                for name, part in rows.items()}
+
+    def clean(self) -> Table:
+        """2. Rows that nobody has to think about are dropped: cleaned/ has those that stay, and the others by name.
+
+        Findings that ask for a decision stay in, and are named under the table.
+        """
+        _, log = inspection.clean(self.rows(), self.found, repair=(), drop=ACTED)
+        gone, dropped = [*self.intake.left_out], {name: set(log.dropped(name)) for name in self.usable}
+        for name, rows in self.usable.items():
+            file = self.test if name == "test" else self.source
+            gone += [{"file": file, "line": rows[change.row]["line"], "reason": change.kind} for change in log.changes
+                     if change.split == name]
+            put(self.folder / "cleaned" / f"{name}.jsonl",
+                [row for number, row in enumerate(rows) if number not in dropped[name]])
+        write(self.folder / "cleaned" / "dropped.json", gone)
+        whole = sum(len(rows) for rows in self.usable.values())
+        stay = whole - sum(log.counts.values())
+        left = Counter(f.kind for f in self.found.findings for row in f.rows if row not in dropped[f.split])
+        named = ", ".join(f"{count:,} with {kind}" for kind, count in left.items())
+        return Table([{"": "rows in", "rows": whole + len(self.intake.left_out)},
+                      {"": "could not be used", "rows": len(self.intake.left_out)},
+                      *({"": kind, "rows": count} for kind, count in log.counts.items()),
+                      {"": "rows out", "rows": stay}],
+                     f"Left in, for you to decide: {named}" if left else "Nothing is left to decide")
+
+    def cleaned(self) -> dict[str, list[dict]]:
+        """The rows that stay, as the second step wrote them.
+
+        Raises:
+            LabError: it did not yet.
+        """
+        return {name: rows_in(self.folder / "cleaned" / f"{name}.jsonl", "clean") for name in self.usable}
 
     def split(self) -> Table:
-        """2. Train, validation and test in splits/, and what was left out."""
-        intake = replace(self.intake, said=[*self.intake.said], left_out=[*self.intake.left_out])
+        """3. Train, validation and test in splits/, and which of the cleaned rows were too long."""
+        parts = {"all" if name == "train" else name: self.examples(rows) for name, rows in self.cleaned().items()}
+        intake = replace(self.intake, said=[], left_out=[], parts=parts)
         divide(intake, models.load()[1], current().max_length, True, SEED)
         for name in PARTS:
             kept = intake.parts[name].select_columns(["prompt", "completion", "line"]).to_list()
-            file = self.folder / "splits" / f"{name}.jsonl"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+            put(self.folder / "splits" / f"{name}.jsonl", kept)
         write(self.folder / "splits" / "left_out.json", intake.left_out)
         return Table([{"split": name, "rows": len(intake.parts[name])} for name in PARTS],
                      f"{len(intake.left_out)} rows left out")
 
     def baselines(self) -> Table:
-        """3. What costs nothing, on the test rows: the commonest answer, similar words, the base as it is."""
+        """4. What costs nothing, on the test rows: the commonest answer, similar words, the base as it is."""
         train, held = self.part("train"), self.tested
         said = {"the commonest answer": evaluation.majority(list(train["completion"]), len(held)),
                 "similar words": self.by_words(held)}
@@ -183,7 +252,7 @@ class Project:
         return say(known, list(train["completion"]), asked)
 
     def methods(self, names: tuple[str, str] = ("lora", "full")) -> Table:
-        """4. Two methods on the same rows with the same number of steps, compared on validation rows."""
+        """5. Two methods on the same rows with the same number of steps, compared on validation rows."""
         steps, found = self._steps(4), {}
         for name in names:
             run = finetune(self.part("train"), method=name, steps=steps, seed=SEED, reuse=True,
@@ -196,7 +265,7 @@ class Project:
                      f"{steps} steps each; {len(self._watched())} validation rows")
 
     def search(self, trials: int = TRIALS) -> search.Study:
-        """5. Ten trials of LoRA's settings, judged on validation rows; the best one goes to chosen.json."""
+        """6. Ten trials of LoRA's settings, judged on validation rows; the best one goes to chosen.json."""
         space = search.usual_space()
         found = search.study(self.task, space, trials=trials, file=self.folder / "search.log", seed=SEED,
                              rows=None if self.steps is None else 8 * self.steps)
@@ -210,14 +279,14 @@ class Project:
                         **setting)
 
     def evaluation(self) -> Table:
-        """6. The test rows, opened once everything is chosen: final/evaluation.json beside base/evaluation.json."""
+        """7. The test rows, opened once everything is chosen: final/evaluation.json beside base/evaluation.json."""
         held = self.tested
         tuned = self.evaluate(self.final(), "tuned", held)
         tuned.save(self.folder / "final")
         return evaluation.compare({"base": Evaluation.read(self.folder / "base"), "tuned": tuned})
 
     def gate(self, rules: list[dict] | None = None) -> evaluation.Verdict:
-        """7. May it take the base's place? The rules and what they said go to gate.json."""
+        """8. May it take the base's place? The rules and what they said go to gate.json."""
         base, tuned = (Evaluation.read(self.folder / name) for name in ("base", "final"))
         rules = rules or [{"metric": "main", "no_drop": 0.0}]
         verdict = evaluation.gate(tuned, base, rules)
@@ -226,30 +295,24 @@ class Project:
         return verdict
 
     def export(self) -> Ledger:
-        """8. ONNX in 4 bits, the ledger from the base to it, and the model card."""
-        from labkit import adapters, ledger
+        """9. ONNX in 4 bits, the ledger from the base to its answers over HTTP, and the model card that carries it."""
+        from labkit import ledger
 
-        run, held = self.final(), self.tested
-        onnx = self.onnx()
-        model, tokenizer = run.loaded
-        stages = {"base": models.load(), "adapter": run, "merged": (adapters.merge(model), tokenizer),
-                  "ONNX int4": onnx}
-        book = ledger.follow(stages, held.select(range(min(FOLLOWED, len(held)))), self.labels, timed=False)
-        write(self.folder / "ledger.json", {
-            "rows": book.table().rows, "answers": {entry.name: entry.answers for entry in book.entries},
-            "scores": {entry.name: entry.accuracy.value for entry in book.entries},
-            "drifts": book.drifts(exact=("merged",), points=DRIFT)})
+        run = self.final()
+        with stages(run, self.onnx("fp32"), self.onnx()) as found:
+            book = ledger.follow(found, self.followed, self.labels, timed=False)
+        write(self.folder / "ledger.json", {"stages": book.facts(), "drifts": drifts(book)})
         evaluation.model_card(run, Evaluation.read(self.folder / "final"), title=self.folder.name,
-                              dataset=self.name, out=self.folder,
+                              dataset=self.name, out=self.folder, stages=book.table(),
                               against={"base": Evaluation.read(self.folder / "base")})
         return book
 
-    def onnx(self) -> OnnxModel:
-        """The tuned model as ONNX in 4 bits."""
+    def onnx(self, precision: str = "int4") -> OnnxModel:
+        """The tuned model as ONNX: in 4 bits, to be shipped, or in fp32, for the ledger."""
         from labkit import export
 
         prompts = [plain(prompt) for prompt in self.part("train")["prompt"][:24]]
-        return export.to_onnx(self.final(), "int4", out=self.folder / "onnx", texts=prompts, reuse=True)
+        return export.to_onnx(self.final(), precision, out=self.folder / ONNX[precision], texts=prompts, reuse=True)
 
     def upto(self, step: str) -> None:
         """Take every step up to this one that has left nothing yet, by the course's own way, and say so.
@@ -291,12 +354,14 @@ class Project:
 
     def figures(self) -> dict[str, Any]:
         """The project in a few numbers, for a record."""
-        ledger = read(self.folder / "ledger.json")
+        from labkit.ledger import Ledger
+
+        small = Ledger.of(read(self.folder / "ledger.json")["stages"])["ONNX int4"].accuracy
         final = Evaluation.read(self.folder / "final")
         return {"rows": sum(len(self.part(name)) for name in PARTS), "figure": self.metric,
                 "base": str(Evaluation.read(self.folder / "base").main), "tuned": str(final.main),
                 "seconds": round(self.final().seconds, 1), "onnx_mb": round(self.onnx().bytes / 1e6, 1),
-                "onnx_int4": f"{ledger['scores']['ONNX int4']:.1%} on {FOLLOWED} prompts"}
+                "onnx_int4": f"{small.value:.1%} on {small.rows} prompts"}
 
     # -- what several steps need ------------------------------------------------------------------------------------
 
@@ -325,9 +390,9 @@ def _last() -> Path:
 
 def done(project: Project, step: str) -> bool:
     """Whether a step has left what it leaves; `rubric.examine` says whether it is any good."""
-    left = {"report": "report.json", "split": "splits/test.jsonl", "baselines": "baselines.json",
-            "methods": "methods.json", "search": "chosen.json", "evaluation": "final/evaluation.json",
-            "gate": "gate.json", "export": "ledger.json"}
+    left = {"report": "report.json", "clean": "cleaned/dropped.json", "split": "splits/test.jsonl",
+            "baselines": "baselines.json", "methods": "methods.json", "search": "chosen.json",
+            "evaluation": "final/evaluation.json", "gate": "gate.json", "export": "ledger.json"}
     return (project.folder / left[step]).is_file()
 
 
@@ -353,9 +418,50 @@ def write(file: Path, facts: Any) -> None:
     os.replace(part, file)
 
 
-def _as_text(rows: Dataset) -> Dataset:
-    from datasets import Dataset
+def rows_in(file: Path, step: str) -> list[dict]:
+    """Rows of a JSONL file of this project.
 
-    name = "label" if "label" in rows.column_names else "completion"
-    return Dataset.from_dict({"text" if name == "label" else "prompt": [plain(prompt) for prompt in rows["prompt"]],
-                              name: list(rows[name])})
+    Raises:
+        LabError: it is not there, or damaged.
+    """
+    try:
+        with open(file, encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except FileNotFoundError:
+        raise LabError(f"there is no {file.name} yet", where=str(file),
+                       todo=f"Take the step before: project.{step}()") from None
+    except ValueError as error:
+        raise LabError("is damaged", where=str(file), todo=f"Take that step again: project.{step}()") from error
+
+
+def put(file: Path, rows: list[dict]) -> None:
+    """Rows into a JSONL file of this project."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+@contextmanager
+def stages(run: Run, fp32: OnnxModel, int4: OnnxModel) -> Iterator[dict[str, Any]]:
+    """The stages of a model by name, as `ledger.follow` takes them, while the 4-bit one is served on this machine."""
+    from labkit import adapters, serving
+    from labkit.ledger import Served
+
+    model, tokenizer = run.loaded
+    found = {"base": models.load(), "adapter": run, "merged": (adapters.merge(model), tokenizer),
+             "ONNX fp32": fp32, "ONNX int4": int4}
+    if "served" not in stages_here():
+        print("served: left out, since FastAPI or uvicorn is not installed here: pip install -e '.[serving]'")
+        yield found
+        return
+    with serving.running(int4) as url:
+        yield found | {"served": Served(url, serving.BASE, int4.bytes)}
+
+
+def stages_here() -> tuple[str, ...]:
+    """The stages that a ledger must have on this machine: without the extra `serving` nothing can be served."""
+    return STAGES if find_spec("fastapi") and find_spec("uvicorn") else STAGES[:-1]
+
+
+def drifts(book: Ledger) -> list[str]:
+    """What a stage of a project's ledger broke, a sentence each."""
+    return book.drifts(exact=EXACT, points=DRIFT, alike=ALIKE)

@@ -5,11 +5,23 @@ Nothing that a notebook holds in a variable counts. Each `examine` gives sentenc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from labkit import evaluation, models, search
-from labkit.capstone.project import PARTS, STEPS, TRIALS, Project, read
+from labkit.capstone.project import (
+    ACTED,
+    ONNX,
+    PARTS,
+    STEPS,
+    TRIALS,
+    Project,
+    drifts,
+    read,
+    stages,
+    stages_here,
+)
 from labkit.data import inspection
 from labkit.errors import LabError
 from labkit.evaluation import Evaluation
@@ -20,8 +32,11 @@ from labkit.training import Run
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from labkit.ledger import Ledger
+
 AGAIN = 8  # test rows that are answered again where answering all would take long
 CLOSE = 0.005  # of a figure that was written down and the same worked out anew
+GAP = 0.01  # nats by which log-likelihoods may differ on another machine
 DIFFER = 1  # of those rows, how many answers may differ: another machine rounds otherwise
 
 
@@ -37,13 +52,13 @@ def examine(step: str, project: Project) -> list[str]:
         return [sentence for sentence in _CHECKS[step](project) if sentence]
     except LabError as error:
         return [str(error)]
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         return [f"what lies in {project.folder} has not the form that the step leaves ({what})"]
 
 
 def rubric(project: Project) -> Table:
-    """The eight steps, and what is still wrong with each."""
+    """The nine steps, and what is still wrong with each."""
     rows = []
     for number, step in enumerate(STEPS, 1):
         faults = examine(step, project)
@@ -55,28 +70,67 @@ def _report(project: Project) -> list[str]:
     left = read(project.folder / "report.json")
     if left["sha256"] != project.intake.sha256:
         return ["report.json is about another version of the file"]
-    counts = inspection.inspect(project.rows()).counts
-    wrong = [kind for kind in {*counts, *left["counts"]} if counts.get(kind, 0) != left["counts"].get(kind, 0)]
+    counts = project.found.counts
+    wrong = [kind for kind in {**counts, **left["counts"]} if counts.get(kind, 0) != left["counts"].get(kind, 0)]
+    page = project.folder / "report.html"
+    silent = [kind for kind in counts if page.is_file() and kind not in page.read_text(encoding="utf-8")]
     return [f"report.json counts {left['counts'].get(wrong[0], 0)} rows with {wrong[0]}, and there are "
             f"{counts.get(wrong[0], 0)}" if wrong else "",
-            "" if (project.folder / "report.html").is_file() else "report.html is missing"]
+            "" if page.is_file() else "report.html is missing",
+            f"report.html does not say that there are rows with {silent[0]}" if silent else ""]
+
+
+def _clean(project: Project) -> list[str]:
+    """Rows in are rows out and rows named, each by its line, and nobody rewrote one on the way."""
+    file = {(name, row["line"]): row for name, rows in project.usable.items() for row in rows}
+    stay = [((name, row["line"]), row) for name, rows in project.cleaned().items() for row in rows]
+    dropped = [("test" if row["file"] == project.test else "train", row["line"], row["reason"])
+               for row in read(project.folder / "cleaned" / "dropped.json")]
+    unusable = {("test" if row["file"] == project.test else "train", row["line"]) for row in project.intake.left_out}
+    named, out = [row[:2] for row in dropped], [place for place, _ in stay]
+    said = {(f.split, project.usable[f.split][row]["line"], f.kind) for f in project.found.findings for row in f.rows}
+    twice = [place for place, count in Counter(named + out).items() if count > 1]
+    strange = [place for place in out if place not in file]
+    other = [place for place, row in stay if place in file and row != file[place]]
+    unfounded = [row for row in dropped if row not in said and row[:2] not in unusable]
+    still = {name: rows for name, rows in project.cleaned().items() if rows}
+    left = inspection.inspect(project.texts(still)).counts if still else {}
+    whole = len(file) + len(unusable)
+    return [f"line {strange[0][1]} is in cleaned/, and it is no usable line of the file" if strange else "",
+            f"line {twice[0][1]} is accounted for twice: a row stays once, or is named once" if twice else "",
+            f"line {other[0][1]} reads otherwise in cleaned/ than in the file: mend it there, and open that" if other
+            else "",
+            f"line {unfounded[0][1]} was dropped for {unfounded[0][2]!r}, and the report does not say so of it"
+            if unfounded else "",
+            f"{whole} rows in, {len(out)} out and {len(named)} named: {abs(whole - len(out) - len(named))} "
+            f"{'are missing' if whole > len(out) + len(named) else 'are too many'}"
+            if whole != len(out) + len(named) else "",
+            *(f"{left[kind]} rows with {kind} stay in cleaned/" for kind in ACTED if kind in left)]
 
 
 def _split(project: Project) -> list[str]:
     parts = {name: project.part(name) for name in PARTS}
-    lines = {name: set(rows["line"]) for name, rows in parts.items()}
+    given = {(name, row["line"]): row["completion"] for name, rows in project.cleaned().items() for row in rows}
+    from_test = "test" if project.test else "train"
+    dealt = [(from_test if name == "test" else "train", line, answer) for name, rows in parts.items()
+             for line, answer in zip(rows["line"], rows["completion"], strict=True)]
+    left_out = [("test" if row["file"] == project.test else "train", row["line"])
+                for row in read(project.folder / "splits" / "left_out.json")]
+    places = [row[:2] for row in dealt]
     prompts = {name: {" ".join(plain(prompt).lower().split()) for prompt in rows["prompt"]}
                for name, rows in parts.items()}
-    shared = [(a, b) for a in PARTS for b in PARTS if a < b and prompts[a] & prompts[b]]
-    left_out = len(read(project.folder / "splits" / "left_out.json"))
-    rows = sum(len(part) for part in project.intake.parts.values())
-    kept = sum(len(part) for part in parts.values())
-    share = len(parts["test"]) / kept
+    shared = [(a, b) for a in PARTS for b in PARTS if PARTS.index(a) < PARTS.index(b) and prompts[a] & prompts[b]]
+    twice = [place for place, count in Counter(places + left_out).items() if count > 1]
+    strange = [place for place in places if place not in given]
+    other = [row for row in dealt if row[:2] in given and given[row[:2]] != row[2]]
+    share = len(parts["test"]) / len(dealt)
     return [f"{len(prompts[a] & prompts[b])} prompts stand in {a} and in {b}" for a, b in shared] + [
-        f"the file has {rows} usable rows; {kept} are in the splits and {left_out} are named as left out"
-        if kept + left_out < rows or kept > rows else "",
-        "" if 0.02 <= share <= 0.5 else f"the test split has {share:.0%} of the rows",
-        "" if project.test or not lines["train"] & lines["test"] else "lines of the file stand in train and in test"]
+        f"line {strange[0][1]} is in the splits, and not in cleaned/" if strange else "",
+        f"line {twice[0][1]} is there twice, in the splits and what they left out" if twice else "",
+        f"line {other[0][1]} has another answer than in cleaned/" if other else "",
+        f"cleaned/ has {len(given)} rows; {len(dealt)} are in the splits and {len(left_out)} are named as left out"
+        if len(given) != len(dealt) + len(left_out) else "",
+        "" if 0.02 <= share <= 0.5 else f"the test split has {share:.0%} of the rows"]
 
 
 def _baselines(project: Project) -> list[str]:
@@ -85,12 +139,17 @@ def _baselines(project: Project) -> list[str]:
               "similar words": project.by_words(held)}
     faults = [f"{name} is missing" for name in (*wanted, "base") if name not in left]
     for name, row in left.items():
+        if len(row["answers"]) != len(held):
+            faults.append(f"{name}: {len(row['answers'])} answers to {len(held)} test rows")
+            continue
         score = project.score(held, row["answers"])
         if abs(score.value - row["score"]["value"]) > CLOSE:
             faults.append(f"{name}: written down {row['score']['value']:.1%}, its answers give {score.value:.1%}")
         if name in wanted and row["answers"] != wanted[name]:
             faults.append(f"{name}: these are not its answers to the test rows")
-    return faults + _answered(project, models.load(), held, left["base"]["answers"], "the base")
+    if faults:
+        return faults
+    return _answered(project, models.load(), held, left["base"]["answers"], "the base")
 
 
 def _methods(project: Project) -> list[str]:
@@ -115,7 +174,11 @@ def _search(project: Project) -> list[str]:
     if not finished:
         return ["no trial has come to its end"]
     best, chosen = max(finished, key=lambda t: t.value), read(project.folder / "chosen.json")
+    meant = [t.number for t in tried if t.setting == chosen["setting"]]
     return [f"{len(ended)} trials came to an end, and {TRIALS} were asked for" if len(ended) < TRIALS else "",
+            "no trial in search.log has the setting of chosen.json" if not meant else
+            f"chosen.json has the setting of trial {meant[0]} under the number {chosen['trial']}"
+            if chosen["trial"] not in meant else
             f"trial {chosen['trial']} was chosen, and trial {best.number} was better"
             if chosen["setting"] != best.setting else ""]
 
@@ -138,33 +201,83 @@ def _gate(project: Project) -> list[str]:
     left = read(project.folder / "gate.json")
     base, tuned = (Evaluation.read(project.folder / name) for name in ("base", "final"))
     again = evaluation.gate(tuned, base, left["rules"])
-    limits = [rule for rule in left["rules"] if rule.get("no_drop", 1) <= 0.05 or "at_least" in rule]
+    enough = base.main.value - 0.05
+    limits = [rule for rule in left["rules"] if rule.get("no_drop", 1) <= 0.05
+              or rule["metric"] in ("main", tuned.main.metric) and rule.get("at_least", -1) > enough]
+    saw = [checked.saw for checked in again.checked]
+    other = [(a, b) for a, b in zip(left["saw"], saw, strict=False) if a != b]
     return ["" if again.passed == left["passed"] else
             f"gate.json says {_passed(left['passed'])}, and by its own rules it {_passed(again.passed)}",
-            "" if limits else "no rule of the gate would stop a model that lost five points"]
+            f"gate.json saw {other[0][0]}, and the two evaluations say {other[0][1]}" if other else "",
+            "" if len(left["saw"]) == len(saw) else f"{len(left['saw'])} answers to {len(saw)} rules",
+            "" if limits else "no rule of the gate would stop a model that lost five points: "
+            + "; ".join(str(checked.rule) for checked in again.checked)]
 
 
 def _export(project: Project) -> list[str]:
-    from labkit import ledger
-    from labkit.export import OnnxModel
+    from labkit.evaluation.card import verbatim
+    from labkit.ledger import Ledger
 
-    left = read(project.folder / "ledger.json")
-    card = project.folder / "README.md"
-    faults = ["" if card.is_file() else "there is no model card, README.md"]
-    tuned = Evaluation.read(project.folder / "final")
-    if card.is_file() and f"{round(tuned.main.value, 4)}" not in card.read_text(encoding="utf-8"):
-        faults.append("the model card does not carry the figure of final/evaluation.json")
-    stages = [row["stage"] for row in left["rows"]]
-    faults += [f"the ledger has no stage {name!r}" for name in ("base", "adapter", "merged", "ONNX int4")
-               if name not in stages]
-    faults += left["drifts"]
-    onnx = OnnxModel(project.folder / "onnx")
-    answers = left["answers"].get("ONNX int4", [])
-    prompts = list(project.tested["prompt"])[: min(AGAIN, len(answers))]
-    again = onnx.generate(prompts, ledger.TOKENS if project.labels else ledger.LONG) if prompts else []
-    differ = sum(a != b for a, b in zip(again, answers, strict=False))
-    if not prompts or differ > DIFFER:
-        faults.append(f"of {len(prompts)} answers in the ledger {differ} are not what the ONNX model says")
+    book = Ledger.of(read(project.folder / "ledger.json")["stages"])
+    names = [entry.name for entry in book.entries]
+    wanted = stages_here()
+    if faults := [f"the ledger has no stage {name!r}" for name in wanted if name not in names]:
+        return faults
+    if [name for name in names if name in wanted] != list(wanted):
+        return [f"the stages stand in the order {', '.join(names)}, and the way is {', '.join(wanted)}"]
+    if faults := _written(project, book):
+        return faults
+    card, figure = project.folder / "README.md", Evaluation.read(project.folder / "final").main.value
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return [*drifts(book), *_asked_again(project, book),
+            "" if text else "there is no model card, README.md",
+            "the model card does not carry the figure of final/evaluation.json"
+            if text and f"{round(figure, 4)}" not in text else "",
+            "the model card does not carry the ledger as it is in ledger.json"
+            if text and verbatim(book.table()) not in text else ""]
+
+
+def _written(project: Project, book: Ledger) -> list[str]:
+    """Whether the figures of each stage are those of its answers, and of the stage before."""
+    from labkit.ledger import beside
+
+    held, faults, before = project.followed, [], None
+    for entry in book.entries:
+        if len(entry.said) != len(held) or len(entry.counts) != len(held):
+            faults.append(f"{entry.name}: {len(entry.said)} answers to {len(held)} prompts")
+            continue
+        score = project.score(held, entry.said)
+        if max(abs(getattr(score, key) - getattr(entry.accuracy, key)) for key in ("value", "low", "high")) > CLOSE:
+            faults.append(f"{entry.name}: written down {entry.accuracy}, its answers give {score}")
+        found = beside({"ids": None, "scores": None, "counts": entry.counts, "answers": entry.answers}, before)
+        if found and abs(found["same"] - entry.same) > CLOSE:
+            faults.append(f"{entry.name}: written down that {entry.same:.0%} of the answers are as before, and "
+                          f"{found['same']:.0%} are")
+        before = entry
+    return faults
+
+
+def _asked_again(project: Project, book: Ledger) -> list[str]:
+    """The first prompts through every stage once more: what a stage says now, beside what the ledger has."""
+    from labkit.export import OnnxModel
+    from labkit.ledger import follow
+
+    held, faults = project.followed, []
+    few = held.select(range(min(AGAIN, len(held))))
+    fp32, int4 = (OnnxModel(project.folder / ONNX[precision]) for precision in ("fp32", "int4"))
+    with stages(Run.read(project.folder / "final"), fp32, int4) as found:
+        again = follow(found, few, project.labels, timed=False)
+    for now in again.entries:
+        then = book[now.name]
+        differ = max(sum(a != b for a, b in zip(*both, strict=False))
+                     for both in ((now.said, then.said), (now.answers, then.answers)))
+        if differ > DIFFER:
+            faults.append(f"{now.name}: {differ} of {len(few)} answers in the ledger are not what this stage says")
+        elif now.tokens_in is False and then.tokens_in:
+            faults.append(f"{now.name}: the prompts become other tokens, and the ledger says the same")
+        elif now.gap is not None and now.gap > (then.gap or 0) + GAP:
+            faults.append(f"{now.name}: log-likelihoods move by {now.gap:.2g} nats, and the ledger says "
+                          f"{then.gap or 0:.2g}")
     return faults
 
 
@@ -181,7 +294,7 @@ def _passed(passed: bool) -> str:
 
 
 _CHECKS: dict[str, Callable[[Project], list[str]]] = {
-    "report": _report, "split": _split, "baselines": _baselines, "methods": _methods, "search": _search,
-    "evaluation": _evaluation, "gate": _gate, "export": _export,
+    "report": _report, "clean": _clean, "split": _split, "baselines": _baselines, "methods": _methods,
+    "search": _search, "evaluation": _evaluation, "gate": _gate, "export": _export,
 }
 

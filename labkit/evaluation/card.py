@@ -30,6 +30,7 @@ def model_card(
     intended: str = "",
     limits: Sequence[str] = (),
     against: Mapping[str, Evaluation] | None = None,
+    stages: Table | None = None,
     out: str | Path | None = None,
 ) -> str:
     """The text of README.md for a model's folder: YAML that the hub reads, then Markdown that people read.
@@ -41,6 +42,7 @@ def model_card(
         dataset: name of the data. licence: as the hub spells it.
         intended: what it is for. limits: sentences about what it is not for; what the figures say is added.
         against: other models on the same rows.
+        stages: a parity ledger's table, from the base to what is served; its caption is said above it.
         out: a folder to write README.md into; the Run's adapter, for instance.
 
     Returns:
@@ -66,19 +68,20 @@ def model_card(
         "## How it is asked" if run.settings.get("template") else "",
         _fenced(run.settings.get("template", "")),
         "## How good it is",
-        _verbatim(evaluation.table()),
+        verbatim(evaluation.table()),
         f"On {len(evaluation.values):,} test rows"
         + (f" of {len(set(evaluation.groups))} families that training has not seen" if evaluation.groups else "")
         + "; in brackets the 95 % interval. Answers are greedy.",
         *_slices(evaluation),
         *_against(evaluation, against, title),
+        *_stages(stages),
         "## Where it fails",
-        _verbatim(worst),
+        verbatim(worst),
         "\n".join(f"- {sentence}" for sentence in [*_seen_limits(evaluation), *limits]),
         "## How it was made",
         f"{run.trainable:,} of {run.total:,} parameters ({run.share:.1%}) were trained in {run.seconds:.0f} s on "
         f"{run.settings['rows']:,} rows.",
-        _verbatim(Table(settings)),
+        verbatim(Table(settings)),
         "\n".join(f"- {as_markdown(f'{f.guard}: {f.saw}')}" for f in run.findings),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -104,7 +107,7 @@ def _fenced(text: str) -> str:
     return f"{ticks}text\n{text}\n{ticks}" if text else ""
 
 
-def _verbatim(table: Table) -> str:
+def verbatim(table: Table) -> str:
     """A table as Markdown with its cells' text as it is: rows and labels are somebody's, and may hold markup."""
     return Table([{key: as_markdown(show(value)) for key, value in row.items()} for row in table.rows]).markdown()
 
@@ -112,7 +115,7 @@ def _verbatim(table: Table) -> str:
 def _slices(evaluation: Evaluation) -> list[str]:
     if "label" not in evaluation.columns:
         return []
-    return ["### By label", _verbatim(evaluation.slice_table("label"))]
+    return ["### By label", verbatim(evaluation.slice_table("label"))]
 
 
 def _against(evaluation: Evaluation, against: Mapping[str, Evaluation] | None, title: str) -> list[str]:
@@ -120,7 +123,14 @@ def _against(evaluation: Evaluation, against: Mapping[str, Evaluation] | None, t
         return []
     from labkit.evaluation.runner import compare
 
-    return ["### Beside others on the same rows", _verbatim(compare({title: evaluation, **against}))]
+    return ["### Beside others on the same rows", verbatim(compare({title: evaluation, **against}))]
+
+
+def _stages(stages: Table | None) -> list[str]:
+    if stages is None:
+        return []
+    return ["## From the base to what is served", f"{as_markdown(stages.caption)}." if stages.caption else "",
+            verbatim(stages)]
 
 
 def _seen_limits(evaluation: Evaluation) -> list[str]:

@@ -1,4 +1,4 @@
-"""The eight checkpoints of lab 13: each looks at what a project's step left on disk, and scores it again."""
+"""The nine checkpoints of lab 13: each looks at what a project's step left on disk, and scores it again."""
 
 from __future__ import annotations
 
@@ -31,9 +31,19 @@ def project_report(answer):
     hold(answer, "report")
 
 
+@exercise("project_clean", lab=LAB, title="rows in, rows out, rows named", difficulty=1, minutes=10, limit=120,
+          hints=("Lab 01's `clean` drops what a report names; repair=() leaves every text as it is.",
+                 "cleaned/train.jsonl has prompt, completion and line (test.jsonl where there is a test file); "
+                 "cleaned/dropped.json names each other row: file, line, reason.",
+                 OURS.format("clean")),
+          after="Nothing has gone away in silence.")
+def project_clean(answer):
+    hold(answer, "clean")
+
+
 @exercise("project_split", lab=LAB, title="three parts that share nothing", difficulty=1, minutes=10, limit=120,
           hints=("Rows with the same prompt belong into the same part.",
-                 "splits/NAME.jsonl has prompt, completion and line; splits/left_out.json names every row not used.",
+                 "splits/NAME.jsonl has prompt, completion and line; splits/left_out.json names the others.",
                  OURS.format("split")),
           after="From here on nothing is chosen by the test rows.")
 def project_split(answer):
@@ -82,9 +92,10 @@ def project_gate(answer):
     hold(answer, "gate")
 
 
-@exercise("project_export", lab=LAB, title="out of PyTorch, with its papers", difficulty=3, minutes=30, limit=180,
-          hints=("onnx/ holds the model in 4 bits, ledger.json every stage, README.md the card.",
-                 "ledger.follow asks base, adapter, merged and ONNX int4 the same prompts.", OURS.format("export")),
+@exercise("project_export", lab=LAB, title="out of PyTorch, with its papers", difficulty=3, minutes=30, limit=300,
+          hints=("onnx/ holds the model in 4 bits, onnx-fp32/ in 32, ledger.json every stage, README.md the card.",
+                 "ledger.follow asks base, adapter, merged, ONNX fp32, ONNX int4 and served the same prompts.",
+                 OURS.format("export")),
           after="A file came in, and a model with its papers goes out.")
 def project_export(answer):
     hold(answer, "export")
