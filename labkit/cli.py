@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("profile", nargs="?", default="small", help="which one; small is the only one to fetch ahead")
     inspect = command("inspect", _inspect, "say what is wrong with a file of records, row by row; nothing is changed",
                       "labkit inspect my_tickets.csv --test my_test.csv --html report.html")
-    inspect.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet, or a shipped dataset")
+    inspect.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet, a shipped dataset, or "
+                         "hub:owner/name for a dataset of the hub")
     inspect.add_argument("--test", metavar="FILE", nargs="+", default=[], help="rows to test on: which of them leaked?")
     inspect.add_argument("--columns", metavar="A,B", help="the column of texts and, if there is one, that of labels")
     inspect.add_argument("--labels", metavar="A,B,C", help="the right ones; found in the data where it is left out")
@@ -161,7 +162,8 @@ def _labs(parser: argparse.ArgumentParser) -> None:
 
 def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet with the columns text/label, "
-                        "prompt/completion, input/output, or messages; or the word tickets for the shipped ones")
+                        "prompt/completion, input/output, or messages; hub:owner/name for a dataset of the hub; or the word "
+                        "tickets for the shipped ones")
     _file_options(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the result goes; a free name below runs/ by default")
     parser.add_argument("--steps", type=_count, help="training steps")
