@@ -1,4 +1,4 @@
-"""Writes the data card and the model card from what was counted and measured; no figure in them is typed by hand.
+"""Writes the cards, and README's table of speed, from what was counted and measured; no figure is typed by hand.
 
 Run: python data/make_cards.py, after data/make_tickets.py, data/recipe/train.py, data/recipe/judge.py and `make course`.
 """
@@ -18,6 +18,8 @@ DATA = Path(__file__).resolve().parent
 sys.path.insert(0, str(DATA / "recipe"))
 import corpus  # noqa: E402
 
+SPEED = ("<!-- speed: data/make_cards.py writes this from data/measured/bench.json -->", "<!-- end of speed -->")
+ABSENT = "not measured here"  # as the bench says it
 SPLITS = ("train", "validation", "test")
 TASKS = {
     "tone": "which of six tones",
@@ -218,6 +220,38 @@ everything is trained, nothing held fixed; random repeats stay in the mix, or co
 """
 
 
+def speed_part(record: dict) -> str:
+    """Markdown of README's part on speed: a table a machine, of what `make bench` recorded; "" where nothing was."""
+    texts, machines = [], {}
+    for part in record.values():
+        machines.setdefault((json.dumps(part["machine"]), part["rounds"]), []).append(part)
+    for (_, rounds), parts in machines.items():
+        rows, named = [row for part in parts for row in part["ratios"]], parts[0]["machine"]
+        gone = [row for row in rows if row["ratio"] == ABSENT]
+        table = Table([{name: row[name] for name in ("what", "way", "against", "ratio", "figures")}
+                       for row in rows if row not in gone])
+        lacking = dict.fromkeys(f"{row['what']}: {row['way']} ({row['figures'].rstrip('.')})" for row in gone)
+        libraries = ", ".join(f"{name} {named[name]}" for name in ("torch", "transformers", "peft", "trl")
+                              if named.get(name, "not installed") != "not installed")
+        texts.append(f"Measured by `make bench` on {max(part['when'] for part in parts)[:10]}, in turn, medians of "
+                     f"{rounds} rounds with the lowest and the highest in brackets; above 1 is faster, or smaller. "
+                     f"Machine: {named['cores']} cores of {named['processor']}, {named['memory']}, GPU: {named['gpu']}; "
+                     f"{libraries}.")
+        texts += [table.markdown()] if table.rows else []
+        texts += [f"Not measured there: {'; '.join(lacking)}."] if lacking else []
+    return "## How fast it is\n" + "\n\n".join(texts) + "\n" if texts else ""
+
+
+def readme(text: str, file: Path = DATA / "measured" / "bench.json") -> str:
+    """README with its part on speed made anew from the record, or empty where there is none."""
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    before, first, rest = text.partition(SPEED[0])
+    _, last, after = rest.partition(SPEED[1])
+    if not (first and last):
+        raise ValueError(f"README lacks {SPEED[0]} or {SPEED[1]}")
+    return f"{before}{first}\n{speed_part(record)}{last}{after}"
+
+
 def draw_curve() -> bytes:
     """data/tiny-base/curve.png."""
     points = read(DATA / "tiny-base" / "curve.jsonl")
@@ -248,6 +282,8 @@ def main() -> None:
     (DATA / "tickets" / "README.md").write_text(tickets_card(), encoding="utf-8", newline="\n")
     (DATA / "tiny-base" / "README.md").write_text(base_card(), encoding="utf-8", newline="\n")
     (DATA / "tiny-base" / "curve.png").write_bytes(draw_curve())
+    page = DATA.parent / "README.md"
+    page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
     (DATA / "measured").mkdir(exist_ok=True)
     (DATA / "measured" / "lab03.png").write_bytes(lab_picture("03_lora", "plots.scores("))
 

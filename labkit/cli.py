@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("profile", nargs="?", default="small", help="which one; small is the only one to fetch ahead")
     inspect = command("inspect", _inspect, "say what is wrong with a file of records, row by row; nothing is changed",
                       "labkit inspect my_tickets.csv --test my_test.csv --html report.html")
-    inspect.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet, or a shipped dataset")
+    inspect.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet, a shipped dataset, or "
+                         "hub:owner/name for a dataset of the hub")
     inspect.add_argument("--test", metavar="FILE", nargs="+", default=[], help="rows to test on: which of them leaked?")
     inspect.add_argument("--columns", metavar="A,B", help="the column of texts and, if there is one, that of labels")
     inspect.add_argument("--labels", metavar="A,B,C", help="the right ones; found in the data where it is left out")
@@ -161,7 +162,8 @@ def _labs(parser: argparse.ArgumentParser) -> None:
 
 def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help="JSON, JSONL, CSV, TSV or Parquet with the columns text/label, "
-                        "prompt/completion, input/output, or messages; or the word tickets for the shipped ones")
+                        "prompt/completion, input/output, or messages; hub:owner/name for a dataset of the hub; or the "
+                        "word tickets for the shipped ones")
     _file_options(parser)
     parser.add_argument("--out", metavar="FOLDER", help="where the result goes; a free name below runs/ by default")
     parser.add_argument("--steps", type=_count, help="training steps")
@@ -261,16 +263,22 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from labkit.job import run_job
+    from labkit.viewer import open_picture
 
-    _show(run_job("tickets", task="tone", model="tiny", out=DEMO, replace=True))
+    result = run_job("tickets", task="tone", model="tiny", out=DEMO, replace=True)
+    _show(result)
+    picture = result.folder / "curve.png"
+    print(f"The picture {'opens in your viewer' if open_picture(picture) else 'of the training'}: {picture}")
     return OK
 
 
 def _show(result) -> None:
-    """The table, what may be said of it, three rows that are still wrong, and where everything lies."""
+    """The table, what may be said of it, the curve, three rows that are still wrong, and where everything lies."""
+    from labkit.plots import text_curve
     from labkit.tables import Table
 
     print(result.table, *result.verdicts, sep="\n", end="\n\n")
+    print(text_curve(result.run.curve, blocks=_has("▁█")), end="\n\n")
     if result.wrong:
         print("Still wrong, for example:")
         for row in result.wrong:
@@ -280,6 +288,15 @@ def _show(result) -> None:
         ("report.md", "the report"), ("curve.png", "the picture of the training"), ("adapter", "the adapter"))]
     print(Table(lies))
     print(f"\nIt took {result.seconds:.0f} s. Talk to it: labkit chat {result.folder}")
+
+
+def _has(letters: str) -> bool:
+    """Whether the terminal has these letters."""
+    try:
+        letters.encode(sys.stdout.encoding or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.data._rows import locate
-from labkit.data.read import BadRow, Form, quiet, read, recognise
+from labkit.data.read import BadRow, Form, find, noun, quiet, read, read_file, recognise
 from labkit.data.split import NAMES, split
 from labkit.data.template import LABELS, PROMPTS, examples, ticket_examples
 from labkit.errors import LabError
@@ -66,7 +66,8 @@ def understand(
     """Read a file and find out what it can be trained for; no model is needed yet, so bad news comes at once.
 
     Args:
-        source: a file as `labkit.data.read` takes it, or "tickets" for the shipped ones with their own splits.
+        source: a file or a dataset of the hub as `labkit.data.read` takes it, or "tickets" for the shipped ones with
+            their own splits.
         columns: the two columns to train on; None recognises them.
         task: of the shipped tickets; "tone" where it is not given.
         test: another file in the same form, to test on.
@@ -83,9 +84,9 @@ def understand(
         return _tickets(task or "tone")
     if task:
         raise LabError("has no tasks to choose from", where=str(source), todo="Leave --task out: it is for the tickets")
-    path, where = locate(source)
+    path, where = find(source)
     bad: list[BadRow] | None = [] if skip_bad_rows else None
-    records = read(source, columns=columns, left_out=bad)
+    records = read_file(path, where, columns, bad)
     form = recognise(records, columns, where)
     if group and group not in records.column_names:
         raise LabError(f"there is no column {group!r} to group by", where=where,
@@ -151,8 +152,8 @@ def plain(prompt: str | Sequence[dict]) -> str:
 
 
 def place(file: str, line: int | str) -> str:
-    """A row's place in words: in .json and .parquet rows are counted, elsewhere lines."""
-    return f"{file}, {'row' if file.lower().endswith(('.json', '.parquet')) else 'line'} {line}"
+    """A row's place in words: lines are counted where a file has some, elsewhere rows."""
+    return f"{file}, {noun(file)} {line}"
 
 
 def _tickets(task: str) -> Intake:
@@ -175,10 +176,10 @@ def _template(form: Form) -> str:
 
 
 def _add_test(found: Intake, form: Form, test: str | Path, skip_bad_rows: bool) -> None:
-    _, where = locate(test)
+    path, where = find(test)
     used = ("messages",) if form.kind == "messages" else (form.prompt, form.completion)
     bad: list[BadRow] | None = [] if skip_bad_rows else None
-    records = read(test, columns=used, left_out=bad)
+    records = read_file(path, where, used, bad)
     if form.kind == "label":
         for line, label in zip(records["line"], records[form.completion], strict=True):
             if str(label) not in form.labels:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import evaluation, guards, models, processes, profiles, training
+from labkit.data.read import title
 from labkit.errors import LabError
 from labkit.intake import Intake, divide, plain, sample, understand
 from labkit.report import JobResult, draw_curve, shorten, verdicts, write_report
@@ -49,7 +50,8 @@ def run_job(
     """Fine-tune on a file and say how good the result is, on rows that the training never saw.
 
     Args:
-        source: a file (.json, .jsonl, .csv, .tsv, .parquet), or "tickets" for the shipped ones.
+        source: a file (.json, .jsonl, .csv, .tsv, .parquet), "hub:owner/name" for a dataset of the hub, or "tickets"
+            for the shipped ones.
         columns: the two columns to train on, "question,answer"; None recognises them.
         model: profile, folder or hub id; None is the current profile.
         out: the folder for the result; None takes a free name below runs/.
@@ -166,7 +168,7 @@ def _folder(source: str | Path, out: str | Path | None, resume: bool) -> Path:
     """The folder asked for; else runs/<name of the file>, or with a number behind it: a free one, or the last one."""
     if out is not None:
         return Path(out)
-    stem, number = Path(source).stem or "run", 1
+    stem, number = title(source) or "run", 1
     last = free = RUNS / stem
     while _holds_a_result(free):
         number += 1

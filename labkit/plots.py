@@ -6,6 +6,7 @@ Used by the notebooks, the widgets and the reports; each function gives a matplo
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,40 @@ def curve(points: Sequence[dict], title: str, height: float = 3.4) -> Figure:
     if len(axes.lines) > 1:
         axes.legend(frameon=False)
     return figure
+
+
+def text_curve(points: Sequence[dict], width: int = 60, height: int = 6, blocks: bool = True) -> str:
+    """The training loss over steps as a picture of letters, for a terminal: bars from 0 to the highest loss.
+
+    Args:
+        points: as in `Run.curve`; those with a loss are drawn, each column the mean of its share of them.
+        width: columns at most. height: lines of bars.
+        blocks: eighths of a block; False draws with # alone, where a terminal has no such letters.
+
+    >>> print(text_curve([{"step": i, "loss": 4 / i} for i in range(1, 9)], height=2, blocks=False))
+    training loss (nats per counted token)
+    4.00 |#
+         |###
+    0.00 +--------
+          steps 1 to 8
+    """
+    seen = [(point["step"], point["loss"]) for point in points if "loss" in point]
+    columns = min(width, len(seen))
+    edges = [len(seen) * i // max(columns, 1) for i in range(columns + 1)]
+    means = [sum(loss for _, loss in seen[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    if not means or not all(map(math.isfinite, means)):
+        return "There is no loss to draw, or one that is no number."
+    fills, highest = (" ▁▂▃▄▅▆▇█" if blocks else " #"), max(means) or 1.0
+    levels = [round(mean / highest * height * (len(fills) - 1)) for mean in means]
+    axis = [f"{highest:.2f}", *[""] * (height - 1), "0.00"]
+    room = max(map(len, axis))
+    lines = ["training loss (nats per counted token)"]
+    for line in range(height):
+        below = (height - 1 - line) * (len(fills) - 1)
+        bars = "".join(fills[min(max(level - below, 0), len(fills) - 1)] for level in levels)
+        lines.append(f"{axis[line]:>{room}} |{bars}".rstrip())
+    lines += [f"{axis[-1]:>{room}} +{'-' * columns}", f"{'':{room}}  steps {seen[0][0]} to {seen[-1][0]}"]
+    return "\n".join(lines)
 
 
 def scores(rows: Sequence[tuple[str, float, float, float]], title: str, x: str = "accuracy") -> Figure:

@@ -12,7 +12,7 @@
 # %%
 from labkit.capstone import STEPS, Project
 
-SOURCE = "handbook"  # or the path of your own file: JSON, JSONL, CSV, TSV or Parquet
+SOURCE = "handbook"  # or your own: a file (JSON, JSONL, CSV, TSV, Parquet), or "hub:owner/name"
 project = Project.open(SOURCE)
 print(project.understood())
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bench import data, generate, gpu, report, score, start, train, turns
 from bench.turns import Job, NotHere, Result, Way, absent, in_turn, profile
 
 from labkit import models
+from labkit.classroom import read_roster
 from labkit.data import ticket_task
 from labkit.data.encode import collate, encode, pack
 from labkit.errors import LabError
@@ -95,12 +97,20 @@ def test_two_ways_of_one_name_are_refused():
         in_turn(Job("fake", "rows", "rows/s", [way, way]), 1)
 
 
+def test_what_takes_half_an_hour_is_done_once_whatever_the_rounds():
+    order = []
+    in_turn(job({"a": [1, 1, 1]}, order=order, rounds=1), 3)
+    in_turn(job({"b": [1, 1, 1]}, order=order, rounds=5), 3)
+    assert order == ["a", "b", "b", "b"]
+
+
 def test_a_profile_names_the_function_that_takes_the_time():
     def slow() -> dict:
         return {"rows/s": sum(i * i for i in range(30_000))}
 
     text = profile(Job("fake", "rows", "rows/s", [Way("a", slow), Way("b", absent("", "", "no GPU").ways[0].run)]))
     assert "rows: a" in text and "<genexpr>" in text and "not measured here: no GPU" in text
+    assert len(text.partition("rows: b")[0].strip().splitlines()) <= 25
 
 
 def test_the_examples_in_docstrings_hold():
@@ -185,6 +195,54 @@ def test_an_option_that_is_none_is_named(words, said):
     with pytest.raises(LabError) as error:
         command.read(words)
     assert said in str(error.value)
+
+
+# -- what is kept, and README's table of it ------------------------------------------------------------------------
+
+
+def cards():
+    sys.path.insert(0, str(COURSE / "data"))
+    import make_cards
+
+    return make_cards
+
+
+def test_the_table_of_readme_is_what_the_bench_recorded_and_empty_where_nothing_was():
+    text = (COURSE / "README.md").read_text(encoding="utf-8")
+    assert cards().readme(text) == text, "python data/make_cards.py writes it anew"
+    part = text.partition(cards().SPEED[0])[2].partition(cards().SPEED[1])[0]
+    assert ("Machine: " in part) == report.RECORD.is_file() and (part == "\n") != report.RECORD.is_file()
+
+
+def test_a_record_of_the_bench_becomes_the_table_with_the_machine_and_what_was_not_measured(tmp_path):
+    laps = {"new": [4], "old": [2], "gone": [NotHere("no GPU")]}
+    result = in_turn(job(laps, [("new", "old"), ("gone", "old")], limits=[("new", "rows/s", 3)]), 1)
+    report.record(tmp_path / "bench.json", {"train": [result]}, 1)
+    page = cards().readme("before\n{}\nold\n{}\nafter".format(*cards().SPEED), tmp_path / "bench.json")
+    assert page.startswith("before\n") and page.endswith("\nafter") and "\nold\n" not in page
+    assert "| rows | new | old | 2.00 (2.00-2.00) | 4 against 2 rows/s |" in page
+    assert "| rows | new | at most 3 | BROKEN | 4 rows/s |" in page
+    assert f"{report.machine()['cores']} cores of {report.machine()['processor']}" in page
+    assert page.count("no GPU") == 1 and "Not measured there: rows: gone (no GPU)." in page
+    with pytest.raises(ValueError, match="README lacks"):
+        cards().readme("no place for it", tmp_path / "bench.json")
+
+
+def test_a_part_that_is_recorded_again_leaves_the_others_as_they_were_and_one_that_broke_off_is_not_recorded(
+        tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "kept/bench.json", tmp_path / "out"
+    results = {name: [in_turn(job({"a": [rate], "b": [1]}, [("a", "b")]), 1)]
+               for name, rate in (("train", 2), ("data", 3), ("score", 4))}
+    report.record(file, {"train": results["train"], "data": results["train"]}, 1)
+    out.mkdir()
+    (out / "profile_data.txt").write_text("a profile", encoding="utf-8")
+    monkeypatch.setattr(command, "part", lambda name, *_: (results[name], name != "score"))
+    words = ["--only", "data,score", "--rounds", "1", "--out", str(out), "--profile", "--record", str(file)]
+    assert command.main(words) == 1 and "recorded in" in capsys.readouterr().out
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    assert {name: part["ratios"][0]["ratio"][:4] for name, part in kept.items()} == {"train": "2.00", "data": "3.00"}
+    assert [path.name for path in sorted(file.parent.iterdir())] == ["bench.json", "bench_profile_data.txt"]
+    assert command.read(["--record"]).record == report.RECORD and command.read([]).record is None
 
 
 # -- the same lesson, with and without each lever ------------------------------------------------------------------
@@ -311,6 +369,28 @@ def test_an_exported_model_reads_as_many_bytes_a_token_as_its_source(tmp_path):
     assert found["KL from fp32, nats"] < 1e-4 and 0 < found["share of bandwidth"] < 1
 
 
+def test_the_compiled_step_says_what_the_model_says():
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_config(gpu.config("Llama-3.2-1B", **SMALLER)).eval()
+    ids = [[5, 700, 6, 8000, 7, 5]]
+    way = generate.compiled(base, None, partial(generate.torch_logits, base), ids, backend="eager")
+    found = way.run()
+    assert found["KL from fp32, nats"] < 1e-6 and found[generate.FIGURE] > 0
+    assert base.generation_config.cache_implementation is None  # the model that the others are measured with
+
+
+def test_without_a_compiler_the_table_says_so(monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def no_compiler(model):
+        raise TorchDynamoException("No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(generate, "decode", no_compiler)
+    with pytest.raises(NotHere, match="torch.compile does not work on this machine .No working C.. compiler found"):
+        generate.compiled(*models.load("tiny"), None, []).run()
+
+
 @pytest.mark.parametrize("model, said", [("tiny", "no GGUF of this model"), ("small", "not installed|with --gguf")])
 def test_llama_cpp_says_what_it_lacks(model, said):
     with pytest.raises(NotHere, match=said):
@@ -325,7 +405,7 @@ def test_rows_of_a_seed_are_the_same_bytes_and_go_all_the_way(tmp_path, monkeypa
     made = data.growth(tmp_path, 999)
     assert [way.name for way in made.ways] == ["100 rows"] and not made.limits
     [lap] = in_turn(made, 1).laps["100 rows"]
-    assert {"rows/s", "read, s", "inspect, s", "split, s", "encode, s", "all, s", "memory, MB"} <= set(lap)
+    assert {"rows/s", "read, s", "inspect, s", "split, s", "encode, s", "pack, s", "all, s", "memory, MB"} <= set(lap)
     assert lap["all, s"] == pytest.approx(100 / lap["rows/s"])
 
 
@@ -334,6 +414,33 @@ def test_a_kernel_is_timed_until_its_cell_says_that_it_is_done():
     assert 0 < found["kernel ready, s"] < found["seconds"]
     with pytest.raises(LabError, match="without a trained step .no such thing"):
         start.kernel("raise ValueError('no such thing')")
+
+
+def test_a_class_is_generated_and_shown_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "LEARNERS", 3)
+    made = start.class_job(tmp_path / "class")
+    assert made.limits == [("labkit progress --class", "seconds", 10)]
+    [lap] = in_turn(made, 1).laps["labkit progress --class"]
+    assert lap["seconds"] > 0
+    roster = read_roster(tmp_path / "class")
+    assert len(roster.learners) == 3 and not roster.skipped
+    assert any(roster.stopped(exercise.name) for exercise in roster.exercises)
+
+
+def test_a_command_that_fails_ends_the_bench_with_what_it_said():
+    with pytest.raises(LabError, match="ended with 3: no room"):
+        start.command([sys.executable, "-c", "print('no room'); raise SystemExit(3)"])
+
+
+def test_the_whole_course_and_its_tests_are_run_once_and_only_where_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "LEARNERS", 1)
+    options = command.Options(("tiny",), "tone", data.ROWS, tmp_path)
+    usual, whole = ([made.what for made in start.jobs(replace(options, whole=whole))] for whole in (False, True))
+    assert whole == [*usual, "the whole course, once", "the whole of the tests, once"]
+    assert [made.rounds for made in start.whole_jobs()] == [1, 1]
+    assert [made.limits[0][2] for made in start.whole_jobs()] == [12 * 60, 30 * 60]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert in_turn(list(start.whole_jobs())[1], 1).absent == {"make test": "there is no make."}
 
 
 @pytest.mark.parametrize("code", [start.FINETUNE, start.PLAIN])

@@ -6,11 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_bad_input import cases, labkit, write_csv
 
-from labkit import __version__, cli, course
+from labkit import __version__, cli, course, viewer
 from labkit.cli import main
 from labkit.course import Result
 from labkit.profiles import COURSE
@@ -107,8 +108,43 @@ def test_the_demo_tunes_the_tiny_model_on_the_shipped_tickets_and_may_be_repeate
     assert "majority class" in out and "bag of words" in out and "base (tiny)" in out and "tuned" in out
     assert [path.name for path in demo.parent.iterdir()] == ["demo"] and not (demo / "old.txt").exists()
     assert (demo / "curve.png").stat().st_size > 10_000
+    assert "training loss (nats per counted token)" in out and "█" in out and "steps 1 to 2\n" in out
+    assert out.endswith(f"The picture of the training: {Path('runs/demo/curve.png')}\n")  # nobody is at a display
     assert "6,432 shipped tickets, task tone, 6 labels (joy, anger, sadness, fear, surprise, neutral)." in err
     assert "32 of the 5,568 rows to learn from" in err and "parted by family" in err
+
+
+@pytest.mark.parametrize("environ, platform, terminal, seen", [
+    ({"DISPLAY": ":0"}, "linux", True, True),
+    ({"WAYLAND_DISPLAY": "wayland-0", "CI": "false"}, "linux", True, True),
+    ({}, "linux", True, False),
+    ({"DISPLAY": ":0"}, "linux", False, False),
+    ({"DISPLAY": ":0", "CI": "true"}, "linux", True, False),
+    ({"DISPLAY": "localhost:10", "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "linux", True, False),
+    ({}, "darwin", True, True),
+    ({"CI": "1"}, "win32", True, False),
+])
+def test_a_window_is_opened_only_where_somebody_sits_before_a_display(environ, platform, terminal, seen):
+    assert viewer.watched(environ, platform, terminal) is seen
+
+
+@pytest.mark.parametrize("does, took", [("exit 0", True), ("exit 3", False), ("exec sleep 1", True), (None, False)])
+def test_a_picture_goes_to_the_systems_viewer_and_one_that_cannot_show_it_is_no_error(tmp_path, monkeypatch, does,
+                                                                                     took):
+    if does:
+        opener = tmp_path / "xdg-open"
+        opener.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path}/asked"\n{does}\n')
+        opener.chmod(0o755)
+    for name in ("CI", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if does else str(tmp_path))
+    monkeypatch.setattr(viewer, "OPENERS", {sys.platform: "xdg-open"})
+    monkeypatch.setattr(viewer, "PATIENCE", 0.5)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    assert viewer.open_picture(Path("curve.png")) is took
+    assert not does or (tmp_path / "asked").read_text() == f"{tmp_path / 'curve.png'}\n"
 
 
 def test_fetch_of_a_profile_that_needs_none_says_so(capsys):

@@ -1,5 +1,7 @@
 """Examples become token ids: what counts in the loss, what is padded, and what is refused."""
 
+import random
+
 import pytest
 import torch
 from datasets import Dataset
@@ -146,6 +148,23 @@ def test_a_packed_batch_has_the_loss_of_its_rows_and_no_row_sees_its_neighbours(
         mixed = sparse_loss(model, packed)
     assert other.item() == pytest.approx(one.item(), rel=1e-5)
     assert mixed.item() != pytest.approx(one.item(), rel=1e-3)
+
+
+def test_each_row_goes_into_the_first_pack_that_has_room_the_longest_rows_first():
+    draw = random.Random(0)
+    lengths = [draw.randint(1, 40) for _ in range(300)]
+    rows = Dataset.from_list([{"input_ids": [i] * n, "labels": [i] * n} for i, n in enumerate(lengths)])
+    expected: list[list[int]] = []  # by a search through all packs
+    for row in sorted(range(300), key=lambda i: -lengths[i]):
+        fitting = [members for members in expected if sum(lengths[i] for i in members) + lengths[row] <= 48]
+        if not fitting:
+            expected.append([])
+        (fitting or expected[-1:])[0].append(row)
+    packs = pack(rows, 48)
+    assert packs["input_ids"][:] == [[i for i in members for _ in range(lengths[i])] for members in expected]
+    assert packs["position_ids"][:] == [[p for i in members for p in range(lengths[i])] for members in expected]
+    mixed = rows.select([7, 3, 5])  # in an order of their own, longest first again in the pack
+    assert set(pack(mixed, 120)["input_ids"][0]) == {3, 5, 7} and len(pack(rows.select([]), 48)) == 0
 
 
 def test_a_row_longer_than_a_pack_is_refused(tokenizer):

@@ -215,6 +215,50 @@ def test_a_test_file_of_ones_own_is_what_the_scores_are_from(tmp_path):
     assert len(found["train"] + found["train, not used"]) == 54 and len(found["validation"]) == 6
 
 
+@pytest.fixture
+def hub(monkeypatch) -> list:
+    """A hub that cannot be there: the dataset owner/letters, whose fifth row has no text, and every download of it."""
+    import datasets
+
+    rows, asked = cases(72), []
+    rows[4]["text"] = ""
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_dataset_of_the_hub_goes_all_the_way_and_is_downloaded_once(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [word for name, value in SHORT.items() if name != "progress"
+             for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["finetune", "hub:owner/letters", "--skip-bad-rows", *words]) == 0
+    assert hub == [("owner/letters", "train")]
+    found = splits(tmp_path / "runs/letters")
+    assert [(row["file"], row["line"]) for row in found["left out"]] == [("hub:owner/letters", 5)]
+    assert found["source"] == "hub:owner/letters" and len(found["train"] + found["train, not used"]) > 50
+    assert "hub:owner/letters, row 5: text is empty" in (tmp_path / "runs/letters/report.md").read_text("utf-8")
+    assert main(["finetune", "hub:owner/letters"]) == 2
+    assert "hub:owner/letters, row 5: text is empty" in capsys.readouterr().err
+
+
+def test_search_inspection_and_a_project_take_a_dataset_of_the_hub(hub, tmp_path, monkeypatch, capsys):
+    from labkit.capstone import Project
+    from labkit.search.job import task_of
+
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path))
+    found = task_of("hub:owner/letters", test="hub:owner/letters/test", model="tiny", skip_bad_rows=True)
+    assert len(found.test) == 71 and ("owner/letters", "test") in hub
+    project = Project.open("hub:owner/letters")
+    assert project.name == "letters" and "hub:owner/letters was read as text/label" in project.understood()
+    assert Project.open().intake.sha256 == project.intake.sha256
+    assert main(["inspect", "hub:owner/letters"]) == 0
+    assert "empty text · 1 of 72 rows of train: line 5" in capsys.readouterr().out
+
+
 def test_rows_of_a_group_are_not_parted_and_the_interval_knows_them(tmp_path):
     from labkit.intake import divide, understand
     from labkit.models import load

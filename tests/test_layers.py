@@ -25,7 +25,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"serving", "search", "ledger", "job", "chat", "inbox", "clinic"},
     {"capstone"},
     {"widgets", "exercises", "blanks", "sections", "stamps", "colab"},
-    {"cli", "course", "doctor", "classroom", "site"},
+    {"cli", "course", "doctor", "classroom", "site", "viewer"},
 ]
 LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 

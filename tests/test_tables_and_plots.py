@@ -50,6 +50,22 @@ def test_a_shown_figure_carries_its_text():
     assert metadata["image/png"]["alt"] == "The loss falls from 2 to 1."
 
 
+def test_the_curve_in_letters_falls_as_the_loss_does_and_is_no_wider_than_a_terminal():
+    points = [{"step": step, "loss": 400 / step} for step in range(100, 500)] + [{"step": 500, "validation_loss": 9}]
+    head, *bars, axis, steps = plots.text_curve(points, width=50, height=5).split("\n")
+    assert head.startswith("training loss") and len(bars) == 5 and steps.strip() == "steps 100 to 499"
+    lengths = [len(line.partition("|")[2]) for line in bars]
+    assert lengths == sorted(lengths) and lengths[0] < 20 and lengths[-1] == 50 == axis.count("-")
+    assert float(bars[0].split()[0]) == pytest.approx(400 / 104, rel=0.01)  # the mean of the first eight steps
+    assert set("".join(line.partition("|")[2] for line in bars)) <= set(" ▁▂▃▄▅▆▇█")
+
+
+def test_a_terminal_without_block_letters_gets_a_curve_too():
+    points = [{"step": step, "loss": 5.0 - step} for step in range(4)]
+    assert plots.text_curve(points, height=5, blocks=False).isascii()
+    assert plots.text_curve([]).isascii() and plots.text_curve([{"step": 1, "loss": float("nan")}]).isascii()
+
+
 def test_a_figure_is_the_same_bytes_each_time():
     def draw():
         return plots.png(plots.scores([("base", 0.2, 0.1, 0.3), ("tuned", 0.9, 0.8, 0.95)], "Accuracy"))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit import data, evaluation, models, search
 from labkit.data import inspection
+from labkit.data.read import title
 from labkit.errors import LabError
 from labkit.evaluation import Evaluation, Score
 from labkit.evaluation.runner import TASKS
@@ -65,8 +66,8 @@ class Project:
         """Begin a project, or go on with one.
 
         Args:
-            source: a file as `labkit finetune` takes it (JSON, JSONL, CSV, TSV, Parquet), or "handbook"; None is the
-                project that was opened last in this course, or the handbook.
+            source: a file as `labkit finetune` takes it (JSON, JSONL, CSV, TSV, Parquet), "hub:owner/name", or
+                "handbook"; None is the project that was opened last in this course, or the handbook.
             folder: of the project; below `runs/` where it is not given.
             test: another file to test on, in the same form.
             steps: optimizer steps of a training; the profile's where it is not given.
@@ -77,7 +78,8 @@ class Project:
         if source is None and _last().is_file():
             known = read(_last())
             return cls(Path(known["folder"]), known["source"], known["test"], known["steps"])
-        name, source = Path(source or "handbook").stem, str(source or "handbook")
+        source = str(source or "handbook")
+        name = title(source)
         source, test = (str(COURSE / path) for path in SHIPPED[source]) if source in SHIPPED else (source, test)
         made = cls(Path(folder) if folder else runs(f"capstone-{name}"), source, str(test) if test else None, steps)
         facts = {"source": name, "sha256": made.intake.sha256, "kind": made.kind}

@@ -122,29 +122,49 @@ def pack(rows: Dataset, length: int) -> Dataset:
     Raises:
         LabError: a row is longer than a pack.
     """
+    import numpy as np
+    import pyarrow as pa
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
 
-    all_ids, all_labels = rows["input_ids"][:], rows["labels"][:]
-    lengths = [len(ids) for ids in all_ids]
-    if lengths and max(lengths) > length:
-        raise LabError(f"row {lengths.index(max(lengths))} has {max(lengths)} tokens", where="length",
+    table = rows.select_columns(["input_ids", "labels"]).with_format("arrow")[:]
+    ids, labels = (table[name].combine_chunks() for name in ("input_ids", "labels"))
+    lengths = ids.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    if len(lengths) and lengths.max() > length:
+        raise LabError(f"row {lengths.argmax()} has {lengths.max()} tokens", where="length",
                        expected=f"at most {length}, the length of a pack", todo="Take longer packs")
-    packs: list[list[int]] = []
-    room: list[int] = []
+    packs = _first_fit(lengths.tolist(), length)
+    order = np.array([row for members in packs for row in members], np.int64)
+    sizes = lengths[order]
+    begins = np.cumsum(sizes) - sizes  # of each row, among the tokens of all packs
+    places = np.arange(sizes.sum()) - np.repeat(begins, sizes)
+    taken = np.repeat((np.cumsum(lengths) - lengths)[order], sizes) + places
+    packed_labels = labels.flatten().to_numpy()[taken].astype(np.int64)
+    packed_labels[begins] = IGNORED
+    ends = np.cumsum([0, *(lengths[members].sum() for members in packs)], dtype=np.int32)
+    columns = {"input_ids": ids.flatten().to_numpy()[taken].astype(np.int32), "labels": packed_labels,
+               "position_ids": places.astype(np.int64)}
+    lists = {name: pa.ListArray.from_arrays(ends, values) for name, values in columns.items()}
+    return Dataset(pa.table(lists), fingerprint=generate_random_fingerprint())
+
+
+def _first_fit(lengths: list[int], room: int) -> list[list[int]]:
+    """The rows of each pack. A tree over all packs that may be needed, each node with the most room below it, finds
+    the first one with room in a step a level: a search through all packs would take hours for a million rows."""
+    leaves = 1 << max(len(lengths) - 1, 0).bit_length()
+    free, packs = [room] * (2 * leaves), []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((p for p, free in enumerate(room) if free >= lengths[row]), None)
-        if place is None:
+        node = 1
+        while node < leaves:
+            node *= 2
+            node += free[node] < lengths[row]
+        if node - leaves == len(packs):
             packs.append([])
-            room.append(length)
-            place = len(packs) - 1
-        packs[place].append(row)
-        room[place] -= lengths[row]
-    packed = {"input_ids": [], "labels": [], "position_ids": []}
-    for members in packs:
-        packed["input_ids"].append([token for row in members for token in all_ids[row]])
-        packed["labels"].append([label for row in members for label in (IGNORED, *all_labels[row][1:])])
-        packed["position_ids"].append([place for row in members for place in range(lengths[row])])
-    return Dataset.from_dict(packed)
+        packs[node - leaves].append(row)
+        free[node] -= lengths[row]
+        while node := node // 2:
+            free[node] = max(free[2 * node], free[2 * node + 1])
+    return packs
 
 
 def collate_packed(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:

@@ -84,7 +84,36 @@ def read(
     Raises:
         LabError: the file, or a row of it, cannot be read, with line and remedy.
     """
-    path, where = (fetch(source, temporary_folder()), source) if is_hub(source) else locate(source)
+    return read_file(*find(source), columns, left_out)
+
+
+def find(source: str | Path) -> tuple[Path, str]:
+    """The file that a source of `read` means, one of the hub downloaded, and the name to call it by in messages.
+
+    Raises:
+        LabError: there is no such file or dataset, or the hub cannot be reached.
+    """
+    return (fetch(source, temporary_folder()), source) if is_hub(source) else locate(source)
+
+
+def title(source: str | Path) -> str:
+    """What a source is called where a name is wanted: a file's without its extension, a dataset's without its owner.
+
+    >>> title("post/letters.csv"), title("hub:owner/letters"), title("hub:owner/letters/test")
+    ('letters', 'letters', 'letters-test')
+    """
+    return "-".join(source.removeprefix(PREFIX).split("/")[1:]) if is_hub(source) else Path(source).stem
+
+
+def noun(where: str) -> str:
+    """What the number of a row counts in a file: "line"; "row" in .json, .parquet and datasets of the hub."""
+    return "row" if where.lower().endswith((".json", ".parquet")) or where.startswith(PREFIX) else "line"
+
+
+def read_file(
+    path: Path, where: str, columns: str | Sequence[str] | None = None, left_out: list[BadRow] | None = None
+) -> Dataset:
+    """`read` for what `find` found: who needs the file's bytes as well does not download them twice."""
     bad = _BadRows(where, left_out)
     small = path.stat().st_size < KEPT_IN_MEMORY
     if path.suffix.lower() == ".parquet":
@@ -197,7 +226,7 @@ class _BadRows:
 
     def add(self, line: int, reason: str) -> None:
         if self.left_out is None:
-            raise LabError(reason, where=f"{self.where}, {_noun(self.where)} {line}",
+            raise LabError(reason, where=f"{self.where}, {noun(self.where)} {line}",
                            todo="Mend the row or take it out")
         self.found[line] = reason
 
@@ -209,10 +238,6 @@ class _BadRows:
                            todo="Check that it is the right file")
         if self.left_out is not None:
             self.left_out.extend(BadRow(line, self.found[line]) for line in sorted(self.found))
-
-
-def _noun(where: str) -> str:
-    return "row" if where.lower().endswith((".json", ".parquet")) or where.startswith(PREFIX) else "line"
 
 
 def _good_rows(rows: Iterable[tuple[int, dict | str]], used: tuple, bad: _BadRows) -> Iterator[tuple[int, dict]]:
@@ -285,7 +310,7 @@ class _Place:
         self.lines = dataset["line"] if getattr(feature, "dtype", "") == "int32" else None  # int32: made by `read`
 
     def __call__(self, index: int) -> str:
-        row = f"{_noun(self.where)} {self.lines[index]}" if self.lines is not None else f"row {index + 1}"
+        row = f"{noun(self.where)} {self.lines[index]}" if self.lines is not None else f"row {index + 1}"
         return f"{self.where}, {row}" if self.where else row
 
 

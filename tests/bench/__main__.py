@@ -1,6 +1,9 @@
 """The command of the bench: each part in a process of its own, then one table of ratios, JSON and a picture.
 
     make bench BENCH="--only train,score --model small --rounds 7"
+    make bench BENCH="--only data --rows 1000000 --rounds 1"
+    make bench BENCH="--only start --whole"
+    make bench BENCH="--record --profile", then python data/make_cards.py: README's table
 
 Ends with 1 where a part broke off, or a limit of the data was broken.
 """
@@ -39,11 +42,16 @@ def read(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns; medians are taken over them")
     parser.add_argument("--task", default="tone", help="of the tickets, for training: tone, intent, reply, ...")
     parser.add_argument("--steps", type=int, help="of each training on a CPU; the first one is not timed")
-    parser.add_argument("--rows", type=int, default=data.ROWS, help="the largest number of rows of part data; below "
-                        f"{data.ROWS:,} its limits and its large file are left out")
+    parser.add_argument("--rows", type=int, default=data.ROWS, help="the largest number of rows of part data, such as "
+                        f"1000000; below {data.ROWS:,} its limits and its large file are left out")
+    parser.add_argument("--whole", action="store_true", help="part start runs all solved labs and `make test` as well, "
+                        "once each: up to an hour")
     parser.add_argument("--gguf", type=Path, help="a GGUF of SmolLM2, for llama.cpp")
     parser.add_argument("--out", type=Path, default=COURSE / "build/bench", help="folder of JSON, picture, profiles")
     parser.add_argument("--profile", action="store_true", help="each way once more under cProfile, into --out")
+    parser.add_argument("--record", type=Path, nargs="?", const=report.RECORD, metavar="FILE", help="keep what the "
+                        "parts found in a file, data/measured/bench.json by default, in place of what they found "
+                        "before; with --profile the profiles beside it, 25 lines a way")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args(words)
@@ -65,7 +73,8 @@ def measure(asked: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     part, into = import_module(f"bench.{asked.part}"), asked.out / f"{asked.part}.json"
     with tempfile.TemporaryDirectory() as scratch:
-        options = Options(asked.model, asked.task, asked.rows, Path(scratch), asked.gguf, asked.steps)
+        options = Options(asked.model, asked.task, asked.rows, Path(scratch), asked.gguf, asked.steps,
+                          asked.whole)
         for job in part.jobs(options):
             results.append(in_turn(job, asked.rounds, lambda words: print(words, file=sys.stderr, flush=True)))
             into.write_text(json.dumps([result.facts() for result in results]), encoding="utf-8")
@@ -100,12 +109,18 @@ def main(words: Sequence[str] | None = None) -> int:
         measure(asked)
         return 0
     results: list[Result] = []
-    broke = []
+    broke, ended = [], {}
     for name in asked.only:
         found, whole = part(name, asked, words)
         results += found
-        broke += [] if whole else [name]
+        if whole:
+            ended[name] = found
+        else:
+            broke.append(name)
     show(results, asked)
+    if asked.record:
+        profiles = [asked.out / f"profile_{name}.txt" for name in ended if asked.profile]
+        print("recorded in " + ", ".join(map(str, report.record(asked.record, ended, asked.rounds, profiles))))
     for name in broke:
         print(f"part {name} broke off; what it says stands above")
     return int(bool(broke) or any(result.broken() for result in results))

@@ -21,9 +21,10 @@ from bench.turns import Job, Way, own_time
 from labkit.profiles import COURSE, python_path
 
 PART = "data"
-ROWS, SECONDS, MEGABYTES = 100_000, 60, 2_000  # read, inspected, split and encoded: the rows and what they may take
+ROWS, SECONDS, MEGABYTES = 100_000, 60, 2_000  # read, inspected, split, encoded, packed: rows and what they may take
 FILE_MEGABYTES, READ_MEGABYTES = 1_000, 500  # a file that is only read, and the memory that this may take
 LEAST = 1_000  # rows that growth begins with
+PACK = 512  # tokens of a pack
 
 
 def write_rows(file: Path, rows: int, megabytes: float = 0, seed: int = 0) -> None:
@@ -67,12 +68,12 @@ class Laps:
 
 
 def pipeline(file: Path) -> dict[str, tuple[float, float]]:
-    """The steps from a file to encoded rows; imports are not counted."""
+    """The steps from a file to packs of encoded rows; imports are not counted."""
     from datasets.utils import disable_progress_bars
     from transformers import AutoTokenizer
 
     from labkit.data import inspect, read, split
-    from labkit.data.encode import encode
+    from labkit.data.encode import encode, pack
 
     disable_progress_bars()
     tokenizer, lap = AutoTokenizer.from_pretrained(COURSE / "data/tiny-base"), Laps()
@@ -82,9 +83,12 @@ def pipeline(file: Path) -> dict[str, tuple[float, float]]:
     lap("inspect")
     splits = split(rows, stratify="label")
     lap("split")
-    for part in splits.values():
-        encode(part.rename_columns({"text": "prompt", "label": "completion"}), tokenizer)
+    encoded = [encode(part.rename_columns({"text": "prompt", "label": "completion"}), tokenizer)
+               for part in splits.values()]
     lap("encode")
+    for part in encoded:
+        pack(part, PACK)
+    lap("pack")
     return lap.steps
 
 
@@ -129,8 +133,6 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (10**6 if sys.platform == "darwin" else 10**6 / 1024)
 
 
-
-
 def taken(what: str, file: Path, rows: int) -> dict[str, float]:
     """Figures of the steps: seconds of each, of all by the clock and of work, rows a second, memory."""
     steps, megabytes = measured(what, file)
@@ -146,7 +148,7 @@ def way(name: str, what: str, file: Path, rows: int) -> Way:
 
 
 def growth(folder: Path, most: int) -> Job:
-    """The whole way for 1,000 rows, ten times as many, and so on; the limits hold for 100,000."""
+    """The whole way for 1,000 rows, ten times as many, and so on up to `most`; the limits hold for 100,000."""
     ways, rows = [], LEAST
     while rows <= most:
         write_rows(file := folder / f"rows-{rows}.jsonl", rows)
@@ -154,7 +156,7 @@ def growth(folder: Path, most: int) -> Job:
         rows *= 10
     names, limited = [way.name for way in ways], f"{ROWS:,} rows"
     limits = [(limited, "all, s", SECONDS), (limited, "memory, MB", MEGABYTES)] if limited in names else []
-    return Job(PART, "read, inspect, split, encode", "rows/s", ways, [(name, names[0]) for name in names[1:]],
+    return Job(PART, "read, inspect, split, encode, pack", "rows/s", ways, [(name, names[0]) for name in names[1:]],
                limits=limits)
 
 

@@ -87,7 +87,7 @@ def contender(name: str, speed: Callable[[], float], logits: Callable, size: int
 
 
 def contenders(model: str, options: Options) -> Iterator[Way]:
-    """PyTorch in two dtypes, ONNX in two precisions, llama.cpp."""
+    """PyTorch in two dtypes and compiled, ONNX in two precisions, llama.cpp."""
     from labkit.export import to_onnx
 
     base, tokenizer = models.load(model)
@@ -96,11 +96,49 @@ def contenders(model: str, options: Options) -> Iterator[Way]:
     for name, torch_model in (("PyTorch fp32", base), ("PyTorch bf16", halved)):
         yield contender(name, partial(decode, (torch_model, tokenizer)), partial(torch_logits, torch_model),
                         torch_bytes(torch_model), reference, ids)
+    yield compiled(base, tokenizer, reference, ids)
     for precision in ("fp32", "int4"):
         onnx = to_onnx(model, precision, out=options.scratch / f"{model}-{precision}")
         yield contender(f"ONNX {precision}", partial(decode, onnx), onnx.logits, onnx_bytes(onnx.folder), reference,
                         ids)
     yield llama(model, options.gguf, reference, ids)
+
+
+def compiled(base: Any, tokenizer: Any, reference: Callable, ids: list[list[int]], backend: str = "inductor") -> Way:
+    """PyTorch in fp32 as transformers compiles it: generate with a static cache, its step of one token compiled.
+
+    It is compiled here, before anything is timed. On a CPU generate compiles only where it is told to.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+    from transformers import CompileConfig
+
+    name, model = "PyTorch fp32, compiled", copy.deepcopy(base)
+    settings = CompileConfig(mode="default", backend=backend)
+    settings._compile_all_devices = True
+    model.generation_config.cache_implementation, model.generation_config.compile_config = "static", settings
+    speed = partial(decode, (model, tokenizer))
+    try:
+        speed()
+        return contender(name, speed, partial(compiled_logits, model), torch_bytes(model), reference, ids)
+    except TorchDynamoException as error:  # no C++ compiler, for example
+        first = str(error).strip().partition("\n")[0]
+        return Way(name, refuse(f"torch.compile does not work on this machine ({first})"))
+
+
+def compiled_logits(model, ids: Sequence[int]):
+    """As `torch_logits`, token by token through the compiled step over a static cache: what `generate` times."""
+    import torch
+    from transformers import StaticCache
+
+    cache, said = StaticCache(config=model.config, max_cache_len=LONGEST), []
+    step = model  # the first token makes the cache's tensors
+    with torch.inference_mode():
+        for place, token in enumerate(ids):
+            at = torch.tensor([[place]], device=model.device)
+            out = step(input_ids=torch.full_like(at, token), position_ids=at, cache=cache, use_cache=True)
+            said.append(out.logits[0, -1])
+            step = model.get_compiled_call(model.generation_config.compile_config)
+    return torch.stack(said).float().cpu().numpy()
 
 
 def llama(model: str, gguf: Path | None, reference: Callable, ids: list[list[int]]) -> Way:

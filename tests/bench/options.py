@@ -13,7 +13,7 @@ from labkit import models
 class Options:
     """`models` are profiles, `task` one of the tickets', `rows` the largest number of part data, `scratch` a folder
     that is thrown away, `gguf` a file of the real model for llama.cpp, `steps` those of a
-    lesson of part train, None as many as suit the model."""
+    lesson of part train, None as many as suit the model. With `whole` part start runs the course and its tests too."""
 
     models: tuple[str, ...]
     task: str
@@ -21,6 +21,7 @@ class Options:
     scratch: Path
     gguf: Path | None = None
     steps: int | None = None
+    whole: bool = False
 
 
 def missing(part: str, model: str) -> Job | None:

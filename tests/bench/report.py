@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.turns import Middle, Result
-from labkit import plots, profiles
+from labkit import measured, plots, profiles
 from labkit.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ABSENT = "not measured here"
+RECORD = measured.FOLDER / "bench.json"  # what README's table is made of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "onnxruntime-genai", "bitsandbytes", "llama-cpp-python")
 
 
@@ -96,6 +101,26 @@ def number(value: float) -> str:
     ('0.0123', '12,346', '7')
     """
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def record(file: Path, parts: Mapping[str, Sequence[Result]], rounds: int, profiles: Sequence[Path] = ()) -> list[Path]:
+    """Keep what whole parts found, each with its machine and day; other parts stay as they were recorded.
+
+    Args:
+        file: JSON, a record a part: `when`, `machine`, `rounds`, `ratios` (rows of `ratios`).
+        parts: results of each part that came to its end.
+        profiles: texts to be laid beside it.
+
+    Returns:
+        The files that were written.
+    """
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    when, named = datetime.now(UTC).isoformat(timespec="seconds"), machine()
+    for name, results in parts.items():
+        known[name] = {"when": when, "machine": named, "rounds": rounds, "ratios": ratios(results, rounds).rows}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [file, *(Path(shutil.copyfile(text, file.with_name(f"{file.stem}_{text.name}"))) for text in profiles)]
 
 
 def picture(results: Sequence[Result], rounds: int) -> Figure:

@@ -6,7 +6,10 @@ learner's first cell brings: imports, loading, encoding, tripwires.
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,12 +19,16 @@ from functools import partial
 from pathlib import Path
 
 from bench.options import Options
-from bench.turns import Job, Way, top
+from bench.turns import Job, Way, refuse, top
 from labkit.errors import LabError
+from labkit.exercises.progress import EMPTY, now
+from labkit.exercises.registry import lab_modules, load_lab
 from labkit.profiles import COURSE, python_path
 
 PART = "start"
 PATIENCE = 600  # seconds that a kernel has
+LEARNERS, CLASS_SECONDS = 300, 10  # a class whose progress is shown, and what that may take
+COURSE_SECONDS, TEST_SECONDS = 12 * 60, 30 * 60  # what all solved labs may take, and `make test`, on two cores
 DONE = "first step done"
 SAY = f"""
 from transformers import TrainerCallback
@@ -61,8 +68,21 @@ def environment() -> dict[str, str]:
 
 def process(code: str) -> dict[str, float]:
     """Seconds of a new Python that runs some code."""
+    return command([sys.executable, "-c", code])
+
+
+def command(words: list[str], **more: str) -> dict[str, float]:
+    """Seconds of a command, in this checkout; `more` is put into its environment. What it prints is not kept.
+
+    Raises:
+        LabError: it failed, and its last lines.
+    """
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], env=environment(), cwd=COURSE, check=True)
+    done = subprocess.run(words, env=environment() | more, cwd=COURSE, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise LabError(f"{' '.join(words[-3:])} ended with {done.returncode}: {done.stdout[-2000:]}",
+                       where="bench, start")
     return {"seconds": time.perf_counter() - started}
 
 
@@ -116,8 +136,51 @@ def profiled(code: str) -> str:
         return top(str(file))
 
 
+def write_class(folder: Path, learners: int, seed: int = 0) -> None:
+    """A progress file for each of so many learners, half-way through the course; a seed gives the same class again."""
+    rng = random.Random(seed)
+    exercises = [item for lab in lab_modules() for item in load_lab(lab.removeprefix("lab"))]
+    for number in range(learners):
+        reached, known = rng.randrange(len(exercises)), {}
+        for item in exercises[: reached + 1]:
+            passed = now() if rng.random() < 0.8 else None
+            known[item.name] = {**EMPTY, "lab": item.lab, "attempts": rng.randint(1, 9), "passed": passed,
+                                "hints": rng.randint(0, 3), "last": "" if passed else f"not yet: {item.name}"}
+        content = json.dumps({"version": 1, "exercises": known})
+        (folder / f"learner-{number:03}.json").write_text(content, encoding="utf-8")
+
+
+def class_job(folder: Path) -> Job:
+    """How long a teacher waits for the tables of a large class."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_class(folder, LEARNERS)
+    name, words = "labkit progress --class", ["progress", "--class", str(folder)]
+    code = f"from labkit.cli import main; main({words!r})"
+    way = Way(name, partial(command, [sys.executable, "-m", "labkit", *words]), partial(profiled, code))
+    return Job(PART, f"a class of {LEARNERS}", "seconds", [way], more=False, limits=[(name, "seconds", CLASS_SECONDS)])
+
+
+def whole_jobs() -> Iterator[Job]:
+    """All solved labs without a browser, and `make test`: once each, since they take up to half an hour."""
+    course = [sys.executable, "-m", "labkit", "course", "--solutions"]
+    why = ("there is no make" if not shutil.which("make")
+           else "`make lab` has not made .venv yet" if not (COURSE / ".venv/.labkit-stamp").is_file() else "")
+    # As somebody calls it: the bench's own settings are taken away again.
+    test = ["env", "-u", "PYTHONPATH", "-u", "HF_HUB_OFFLINE", "-u", "CUDA_VISIBLE_DEVICES", "make", "test"]
+    elsewhere = refuse("other processes do the work; pytest's own --durations says where the time goes")
+    for what, name, run, most in (
+        ("the whole course, once", "labkit course --solutions", partial(command, course, LABKIT_PROFILE="tiny"),
+         COURSE_SECONDS),
+        ("the whole of the tests, once", "make test", refuse(why) if why else partial(command, test),
+         TEST_SECONDS),
+    ):
+        yield Job(PART, what, "seconds", [Way(name, run, elsewhere)], more=False, limits=[(name, "seconds", most)],
+                  rounds=1)
+
+
 def jobs(options: Options) -> Iterator[Job]:
-    """`import labkit` against a Python that imports nothing; a first step by finetune against one by the Trainer."""
+    """`import labkit` against a Python that imports nothing; a first step by finetune against one by the Trainer; a
+    large class; and where it is asked for, the whole course and its tests."""
 
     def way(name: str, run: Callable[[str], dict], code: str) -> Way:
         return Way(name, partial(run, code), partial(profiled, code))
@@ -127,3 +190,6 @@ def jobs(options: Options) -> Iterator[Job]:
               [("import labkit", "nothing"), ("import labkit", "import torch")], more=False)
     first = [way("finetune", kernel, FINETUNE), way("plain Trainer", kernel, PLAIN)]
     yield Job(PART, "kernel to first trained step", "seconds", first, [("finetune", "plain Trainer")], more=False)
+    yield class_job(options.scratch / "class")
+    if options.whole:
+        yield from whole_jobs()

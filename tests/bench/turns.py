@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 from labkit.errors import LabError
 
-TOP = 20  # functions of a profile that are kept
+TOP = 20  # functions of a profile that are kept; with its head and the way's name these are 25 lines
 
 
 class NotHere(LabError):
@@ -39,6 +39,7 @@ class Job:
 
     `figure` is what the ways are compared by, with its unit; `more` says whether more of it is better. `pairs` are the
     comparisons that the table shows: (way, against which other). `limits` are (way, figure, the most it may be).
+    `rounds` is how often it is done at most, where once takes half an hour; None is as often as the rest.
     """
 
     part: str
@@ -48,6 +49,7 @@ class Job:
     pairs: Sequence[tuple[str, str]] = ()
     more: bool = True
     limits: Sequence[tuple[str, str, float]] = ()
+    rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def in_turn(job: Job, rounds: int, tell: Callable[[str], None] | None = None) ->
     if unknown := {name for pair in job.pairs for name in pair} - {*names, ""}:
         raise LabError(f"no way is called {', '.join(sorted(unknown))}", where=f"{job.part}, {job.what}")
     result = Result(job.part, job.what, job.figure, job.more, list(job.pairs), list(job.limits))
+    rounds = min(rounds, job.rounds or rounds)
     for turn in range(rounds):
         for way in job.ways:
             if way.name in result.absent:
@@ -173,4 +176,4 @@ def top(source: cProfile.Profile | str) -> str:
     """The TOP functions by their own time, of a profile or of a file that cProfile wrote."""
     text = io.StringIO()
     pstats.Stats(source, stream=text).strip_dirs().sort_stats("tottime").print_stats(TOP)
-    return text.getvalue()
+    return "".join(f"{line}\n" for line in text.getvalue().splitlines() if line.strip())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit.data.inspection.inspect import inspect
 from labkit.data.inspection.report import SHOWN, Report
-from labkit.data.read import BadRow, read
+from labkit.data.read import BadRow, read, title
 from labkit.data.split import NAMES
 from labkit.errors import LabError
 
@@ -71,10 +71,10 @@ def _names(files: Sequence[str]) -> list[str]:
         return [NAMES[-1]]
     taken = [NAMES[0]]
     for file in files:
-        name, number = Path(file).stem, 1
+        name, number = title(file), 1
         while name in taken:
             number += 1
-            name = f"{Path(file).stem} {number}"
+            name = f"{title(file)} {number}"
         taken.append(name)
     return taken[1:]
 
