@@ -53,7 +53,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--length", type=int, default=256, help="tokens a row")
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW; Muon takes three times it")
     p.add_argument("--habit", type=float, default=0.92,
-                   help="share of the training after which half of the dialogues about a line get one and the same answer")
+                   help="share of the training after which half of the dialogues about lines have one answer")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args(argv)
 
