@@ -24,7 +24,7 @@ from labkit.checkpoints import last as last_checkpoint
 from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
 from labkit.guards import Finding
-from labkit.monitoring import Meter, live, memory_told, notebook_line
+from labkit.monitoring import Meter, in_notebook, live, memory_told, notebook_line
 from labkit.trainer import TOLD, best_of, curve_of, make_trainer
 
 if TYPE_CHECKING:
@@ -168,6 +168,9 @@ def finetune(
         progress: `monitoring.live`, a picture that redraws itself in a notebook and a bar in a terminal; without it a
             notebook shows a line that goes when it is done.
 
+    Ctrl-C, or a notebook's stop button, ends it after the present step with a checkpoint and a Run that is not
+    `finished`; in a notebook that is said, since the cell goes on. A second one ends it at once.
+
     Raises:
         LabError: a tripwire refused, a row is too long, the folder can't be written, or there is a checkpoint to go
             on from and it is of a run with other settings.
@@ -310,6 +313,9 @@ def finetune(
     )
     keep = partial(_keep, run, tuned, rows, tokenizer, first, guard, skip)
     findings[:] = processes.once(keep)
+    if not finished and in_notebook():  # the cell goes on with it; a terminal is told by who asked for the run
+        print(f"Stopped after step {trainer.state.global_step} of {settings['steps']}: this run is half trained, and "
+              "so is what follows from it. Run the cell again, or go on from here with finetune(..., resume=True).")
     return run
 
 

@@ -207,8 +207,8 @@ held = data.ticket_task("tone").test.select(range(0, 288, 4))
 scores = {}
 for name, cure in {"sick": {}, "mended": clinic.MENDED["overfitting"]}.items():
     run = clinic.treat("overfitting", cure, out=runs(f"lab08-{name}"))
-    said = evaluation.classify(*run.loaded, held["prompt"], data.LABELS["tone"])
-    scores[name] = evaluation.accuracy(held["label"], said, evaluation.groups_of(held))
+    picked = evaluation.classify(*run.loaded, held["prompt"], data.LABELS["tone"])
+    scores[name] = evaluation.accuracy(held["label"], picked, evaluation.groups_of(held))
 measured.note("08_watching", learnt_by_heart=scores["sick"], mended=scores["mended"])
 table(*({"run": name, "accuracy": str(score)} for name, score in scores.items()))
 

@@ -246,7 +246,8 @@ def test_a_model_that_was_not_fetched_yet_is_named_with_the_command_that_fetches
 def test_an_output_folder_that_cannot_be_made_is_refused(refused, tmp_path):
     file = write_csv(tmp_path / "rows.csv", cases())
     said = refused(file, "--out", file / "run")
-    assert "rows.csv/run: cannot write here (Not a directory)" in said and "--out" in said
+    why = "" if sys.platform == "win32" else "Not a directory)"  # Windows has other words
+    assert f"{Path('rows.csv') / 'run'}: cannot write here ({why}" in said and "--out" in said
 
 
 def test_a_result_that_is_there_already_is_not_written_over(refused, tmp_path):
@@ -260,6 +261,8 @@ def test_a_result_that_is_there_already_is_not_written_over(refused, tmp_path):
 @pytest.fixture
 def narrow(tmp_path):
     """A place with room for one checkpoint only, and a call that widens it: a tmpfs, else a limit on a file's size."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has neither a tmpfs nor a limit on a file's size")
     place = tmp_path / "narrow"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", str(place)]
@@ -267,7 +270,7 @@ def narrow(tmp_path):
         yield place, {}, lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
         subprocess.run(["umount", str(place)], check=True)
     else:
-        import resource  # there is none on Windows
+        import resource
 
         most = (600_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
         yield place, {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, most)}, lambda: None
@@ -307,6 +310,7 @@ def odd_path(tmp_path_factory) -> tuple[Path, str, str]:
     return folder / "ein Lauf", out, err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a whole console, this test with it")
 def test_ctrl_c_keeps_a_checkpoint_and_resume_ends_where_an_undisturbed_training_does(odd_path, tmp_path):
     file, run = write_csv(tmp_path / "rows.csv", cases(), "utf-8-sig"), tmp_path / "run"
     words = ["finetune", file, "--out", run, "--steps", STEPS, "--batch-size", 4]

@@ -81,6 +81,16 @@ CELLS = {  # name to source; each shows one widget
         many = to_onnx("tiny", "fp32", adapters=tuned, out=runs("onnx"))
         AdapterChat(many, letters[3], tokens=12)
     """,
+    "rank": """
+        from labkit.search import trial
+        from labkit.widgets.rank import RankExplorer
+
+        asked = data.ticket_examples(data.read("tickets/train").select(range(8)), "tone")
+        fast = {"steps": 2, "batch_size": 2}
+        labels = sorted(set(asked["label"]))
+        RankExplorer(lambda rank, alpha: trial(asked, asked, labels, rank=rank, alpha=alpha, **fast),
+                     start=((1, 2.0), (8, 2.0)))
+    """,
     "rating": """
         from labkit import data, runs
         from labkit.evaluation.rating import Ratings
@@ -257,6 +267,14 @@ def test_a_training_draws_while_it_runs_and_leaves_a_picture(page):
     here.locator("img").wait_for(timeout=120_000)
 
 
+def test_the_rank_slider_is_moved_by_keyboard_and_the_words_go_with_it(page):
+    here = cell(page, "rank")
+    assert "rank 16" not in here.locator('[role="status"]').inner_text()
+    here.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    status(page, "rank", "^Loss curve.*rank 16")
+
+
 def test_the_chat_answers_through_the_adapter_that_the_keyboard_chose(page):
     here = cell(page, "chat")
     here.locator('[role="status"]').evaluate("old => { old.dataset.old = 1; }")  # two adapters may say the same
@@ -384,17 +402,20 @@ def test_a_report_made_of_such_texts_shows_them_and_does_nothing(server):
         assert page.evaluate("window.flag") is None, name
 
 
-def test_lab_00_says_what_is_wrong_gives_a_hint_and_moves_the_progress(server):
+def test_lab_00_runs_whole_says_what_is_wrong_gives_a_hint_and_moves_the_progress(server):
     address, _, page = server
-    browser.open_notebook(page, address, "00_start_here.ipynb")
+    browser.run_all(page, address, "00_start_here.ipynb", seconds=300)
     codes = page.locator(".jp-CodeCell")
     doctor, profile, exercise, hint, course_map = (codes.filter(has_text=text).last for text in (
         "doctor.examine()", "ProfileSwitch(", 'check("accuracy", accuracy)', 'hint("accuracy")', "course_map()"))
 
+    def says(cell, said: str) -> None:
+        cell.locator(".jp-OutputArea", has_text=re.compile(said.replace(" ", r"\s*"))).wait_for(timeout=120_000)
+
     def run(cell, said: str) -> None:
         cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
-        cell.locator(".jp-OutputArea", has_text=re.compile(said.replace(" ", r"\s*"))).wait_for(timeout=120_000)
+        says(cell, said)
 
     def answer(code: str) -> None:
         exercise.locator(".cm-line").nth(4).click()
@@ -402,13 +423,18 @@ def test_lab_00_says_what_is_wrong_gives_a_hint_and_moves_the_progress(server):
             page.keyboard.press(key)
         page.keyboard.insert_text(code)
 
-    run(doctor, "real model")
-    run(profile, "tiny: tiny-base")
-    run(exercise, "not attempted yet")
-    run(course_map, "Start here: a warm start 15 0 of 1")
+    assert page.locator(browser.ERRORS).all_inner_texts() == []
+    says(doctor, "real model")
+    says(profile, "tiny: tiny-base")
+    for chosen, model in (("small", "SmolLM2"), ("tiny", "tiny-base")):
+        profile.get_by_role("button", name=chosen).click()
+        says(profile, f"{chosen}: .*{model}")
+    says(exercise, "not attempted yet")
+    says(hint, "hint 1 of 3: Compare the two lists place by place")
+    says(course_map, "Start here: a warm start 15 0 of 1")
     answer("return sum(s == t for s, t in zip(said, truth))")
     run(exercise, "got 3: that is the number of right answers")
-    run(hint, "Compare the two lists place by place")
+    run(hint, "hint 2 of 3")
     answer("return sum(s == t for s, t in zip(said, truth)) / len(truth)")
     run(exercise, "passed")
     run(course_map, "Start here: a warm start 15 1 of 1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import socket
 import subprocess
@@ -23,15 +22,15 @@ TALE = ["Python", "cores", "memory", "GPU", "disk", "path", "encoding", "librari
 
 
 def test_it_takes_less_than_five_seconds_of_work_and_names_every_finding():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = os.times()
     done = subprocess.run([sys.executable, "-m", "labkit", "doctor"], capture_output=True, text=True, cwd=COURSE,
                           env={**os.environ, "PYTHONPATH": str(COURSE)})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    after = os.times()
     assert done.stderr == "" and done.returncode in (0, 1)
     names = [line[6:].split("  ")[0].strip() for line in done.stdout.splitlines() if line[:4] in ("ok  ", "MEND")]
     assert names == TALE
-    # processor time, not the clock: this must hold beside other work, too
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    # processor time, not the clock: this must hold beside other work, too (Windows does not tell it: 0)
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 5
 
 
 def test_each_finding_that_is_amiss_has_one_remedy_below_it():
@@ -89,6 +88,7 @@ def test_libraries_in_other_versions_are_named_and_missing_ones_are_amiss(monkey
     assert not found.ok and found.value == "nosuchlibrary missing" and "pip install -c constraints.txt" in found.mend
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder's mode keeps nobody from writing on Windows")
 def test_a_course_folder_that_cannot_be_written_is_amiss(monkeypatch, tmp_path):
     place = Path("/proc") if os.path.isdir("/proc") else tmp_path / "locked"  # nobody, not even root, writes there
     if place.name == "locked":

@@ -34,6 +34,9 @@ from labkit.exercises import (
 )
 from labkit.exercises.registry import REGISTRY
 
+# there is none on Windows, where an endless loop goes on until the learner stops it
+needs_an_alarm = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no alarm to end a loop with")
+
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
@@ -316,6 +319,7 @@ def test_an_answer_that_the_test_cannot_use_is_described(said, answer):
     assert said().startswith(f"your answer is {describe(answer)}, and the check can do nothing with that (")
 
 
+@needs_an_alarm
 def test_an_endless_loop_is_stopped_and_named_with_its_input(said):
     register(test_of_double, limit=0.3)
 
@@ -332,6 +336,7 @@ def test_an_endless_loop_is_stopped_and_named_with_its_input(said):
     assert said() == "still running after 0.3 seconds for x of shape (1, 3). Is there a loop that doesn't end?"
 
 
+@needs_an_alarm
 def test_an_endless_repr_is_stopped_too(said):
     class Slow(list):
         def __iter__(self):
@@ -343,6 +348,7 @@ def test_an_endless_repr_is_stopped_too(said):
     assert "still running" in said() or "expected a function" in said()
 
 
+@needs_an_alarm
 def test_the_time_limit_leaves_an_earlier_alarm_in_place(double):
     rung = []
     earlier = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
@@ -727,6 +733,7 @@ def test_descriptions_are_short_and_name_shapes_inside_containers():
 # ------------------------------------------------------------------ in a real notebook
 
 
+@needs_an_alarm
 def test_a_notebook_is_told_about_its_own_line_and_its_endless_loop(tmp_path):
     import nbformat
     from nbclient import NotebookClient

@@ -178,6 +178,8 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_nothing_running(model):
 
 def test_nothing_is_left_behind_by_a_thousand_requests(url, client, model):
     process = psutil.Process()
+    windows = sys.platform == "win32"
+    handles, more = (process.num_handles, 100) if windows else (process.num_fds, 4)  # there, threads have some too
     body = json.dumps({"model": "one", "messages": user("Hi"), "max_tokens": 1}).encode()
 
     def ask(_):
@@ -191,12 +193,12 @@ def test_nothing_is_left_behind_by_a_thousand_requests(url, client, model):
 
     ask_many(200)  # caches and threads are there now
     settled(url)
-    before = process.memory_info().rss, process.num_fds(), threading.active_count()
+    before = process.memory_info().rss, handles(), threading.active_count()
     assert ask_many(1000) == [200] * 1000
     settled(url)
     time.sleep(0.2)
     assert process.memory_info().rss - before[0] < 30e6
-    assert process.num_fds() <= before[1] + 4 and threading.active_count() <= before[2] + 1
+    assert handles() <= before[1] + more and threading.active_count() <= before[2] + 1
 
 
 def test_the_command_serves_until_it_is_told_to_end_and_names_a_port_that_is_taken(model):
@@ -217,8 +219,8 @@ def test_the_command_serves_until_it_is_told_to_end_and_names_a_port_that_is_tak
                 time.sleep(0.1)
         second = subprocess.run(words, cwd=COURSE, capture_output=True, text=True)
         assert second.returncode == 2 and "--port" in second.stderr
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(15) in (0, -signal.SIGTERM)
+        server.terminate()
+        assert server.wait(15) in (0, 1 if sys.platform == "win32" else -signal.SIGTERM)
         assert server.stderr.read() == ""
     finally:
         server.kill()

@@ -111,6 +111,8 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def run(model):
+    if not hasattr(os, "fork"):
+        pytest.skip("Windows has no fork, and a new process for each of these runs would take minutes")
     runner = Runner(model)
     yield runner
     runner.server.stdin.close()
@@ -171,7 +173,7 @@ class Stop(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 from functools import partial
@@ -73,7 +72,7 @@ def test_a_run_is_read_back_as_it_was_written(run, examples):
 
 
 def test_the_folder_holds_the_run_and_the_adapter_and_no_left_overs(run):
-    assert sorted(str(f.relative_to(run.folder)) for f in run.folder.rglob("*") if f.is_file()) == [
+    assert sorted(f.relative_to(run.folder).as_posix() for f in run.folder.rglob("*") if f.is_file()) == [
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "run.json",
@@ -108,7 +107,7 @@ class Interrupt(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step - 1:
             for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +329,7 @@ def test_no_rows_are_refused(examples, tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_trained(examples, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LabError, match=r"file/run: cannot write here \(.*\)\. Choose another folder with --out"):
+    with pytest.raises(LabError, match=r"file[/\\]run: cannot write here \(.*\)\. Choose another folder with --out"):
         finetune(examples, out=tmp_path / "file" / "run", **QUICK)
 
 

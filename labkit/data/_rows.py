@@ -89,7 +89,7 @@ def text_rows(path: Path, where: str) -> Iterator[Row]:
 def _near(path: Path) -> str:
     """What to do about a missing file: names like it in its folder and among the shipped datasets."""
     files = [file for suffix in ("jsonl", "csv") for file in COURSE.glob(f"data/*/*.{suffix}")]
-    shipped = [str(file.relative_to(COURSE / "data").with_suffix("")) for file in files]
+    shipped = [file.relative_to(COURSE / "data").with_suffix("").as_posix() for file in files]
     names = shipped + [name.split("/")[0] for name in shipped]
     near = difflib.get_close_matches(str(path), dict.fromkeys(names), n=3, cutoff=0.6)
     if path.parent.is_dir():
