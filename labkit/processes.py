@@ -158,7 +158,7 @@ def asked_to_split() -> bool:
 
 
 def one_card(arguments: TrainingArguments) -> None:
-    """One process, one GPU: of several the Trainer would take all by DataParallel, and as many times the rows a step."""
+    """One process, one GPU: of several the Trainer would take all by DataParallel, and so many times the rows."""
     if arguments.n_gpu > 1:  # only ever in a single process
         arguments._n_gpu = 1
 
