@@ -53,6 +53,9 @@ ready:
 .PHONY: $(STAMP)
 $(STAMP):
 	@rm -f $(STAMP)
+	@if [ -x $(PY) ] && ! $(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then \
+		echo "$(VENV) holds $$($(PY) --version), and the course wants 3.11 to 3.13. Delete the folder $(VENV) and call make again"; \
+		exit 2; fi
 	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
 		if [ -z "$(PYTHON)" ]; then \
 			echo "No Python from 3.11 to 3.13 was found. Install one, or name it: make lab PYTHON=/path/to/python3.12"; exit 2; fi; \

@@ -146,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     pack = command("pack", _pack, "put everything for a room without internet into one folder, with an installer",
                    "labkit pack /media/stick/labkit --platforms linux,windows,macos --pythons 3.12,3.13")
     pack.add_argument("folder", metavar="DIR", help="new or empty")
-    pack.add_argument("--platforms", metavar="A,B", help="linux, windows, macos; this machine's by default")
+    pack.add_argument("--platforms", metavar="A,B", help="linux, windows, macos (Apple silicon); this machine's by "
+                      "default")
     pack.add_argument("--pythons", metavar="A,B", help="3.11, 3.12, 3.13; this one by default")
     pack.add_argument("--profile", default="small", help="tiny or small: which model goes along; small by default")
     pack.add_argument("--extras", default="all", help="of pyproject.toml, such as olive,serving; all by default")
@@ -422,7 +423,8 @@ def _pack(arguments: argparse.Namespace) -> int:
     lists = [text.split(",") if text else None for text in (arguments.platforms, arguments.pythons)]
     made = pack(arguments.folder, *lists, arguments.profile, arguments.extras,
                 say=lambda line: print(line, flush=True))
-    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: {arguments.folder}/install")
+    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: python3 {arguments.folder}/install.py "
+          "(on Windows install.bat)")
     return OK
 
 
