@@ -52,7 +52,7 @@ def test_the_installer_says_which_python_is_wanted(tmp_path):
     assert done.returncode == 1 and "wheels for 2.7" in done.stderr and not (tmp_path / "home").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the Python that stands in for the laptop's is a shell script")
+@pytest.mark.skipif(sys.platform == "win32", reason="the Python that stands in for the laptop's is a shell script")
 def test_the_installer_puts_the_real_model_where_the_course_looks_for_it(tmp_path):
     stick, home = tmp_path / "stick", tmp_path / "my course"
     (stick / "course").mkdir(parents=True)
