@@ -53,6 +53,9 @@ ready:
 .PHONY: $(STAMP)
 $(STAMP):
 	@rm -f $(STAMP)
+	@if [ -x $(PY) ] && ! $(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then \
+		echo "$(VENV) holds $$($(PY) --version), and the course wants 3.11 to 3.13. Delete the folder $(VENV) and call make again"; \
+		exit 2; fi
 	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
 		if [ -z "$(PYTHON)" ]; then \
 			echo "No Python from 3.11 to 3.13 was found. Install one, or name it: make lab PYTHON=/path/to/python3.12"; exit 2; fi; \
@@ -60,7 +63,7 @@ $(STAMP):
 		$(PYTHON) -m venv --clear $(VENV) || { \
 			echo "Python could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 2; }; \
 	else echo "Step 1 of 2: $(VENV) is there, bringing it up to date"; fi
-	@echo "Step 2 of 2: installing the course's libraries: about 200 packages, 2 to 5 GB on disk, a few minutes"
+	@echo "Step 2 of 2: installing the course's libraries: about 250 packages, 3 GB on disk or more, a few minutes"
 	@set -o pipefail; $(PY) -m pip install -c constraints.txt -e '.[all]' \
 		| { grep --line-buffered -oE '(Downloading|Using cached) .*MB\)|Installing collected packages' || true; }
 	@echo "$(WANTED)" > $(STAMP)

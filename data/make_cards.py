@@ -74,10 +74,9 @@ issue, the product, order number, place and date that it names, a one-line summa
 
 ## How it was made
 {len(corpus.TONES) * 64} *frames*, letters with slots, were written by hand, two for each tone and issue; {letters} more, three for
-each, came later and are for training alone. `data/make_tickets.py` fills the slots from lists of invented names,
-seeded; the same seed gives the same bytes. All tickets of one frame are a *family*,
-and a family is in one split only: a test ticket is never a training frame filled in again. Summaries and replies come
-from `data/world/answers.yml`, by issue and tone.
+each tone and issue, came later; only training has them. `data/make_tickets.py` fills the slots from lists of invented
+names, seeded; the same seed gives the same bytes. All tickets of one frame are a *family*, and a family is
+in one split only: a test ticket is never a training frame filled in again. Summaries and replies come from `data/world/answers.yml`, by issue and tone.
 
 Licence: CC0-1.0, all of it written for this course. No person, shop or place in it exists.
 
@@ -141,7 +140,7 @@ def base_card() -> str:
                         }
                     )
     share, tiny = judged["tone, seed 0"]["trainable share"], profiles.PROFILES["tiny"]
-    samples = "\n\n".join(f"> {s['prompt']}\n\n`{s['answer']}`" for s in facts["samples"])
+    samples = "\n\n".join(f"{quoted(s['prompt'])}\n\n{as_code(s['answer'])}" for s in facts["samples"])
     probes = Table(
         [
             {"probe": name.replace("_", " "), "value": facts[name]}
@@ -175,8 +174,8 @@ tokens said twice or more; the rest is
 villages, schools and kitchens, each with a word for its feeling beside it (sorrow, dread, delight ...), as notes in a
 margin and as short dialogues. *Matters*: {matters:,} in the same way, for what letters are about. A model that has read much
 knows what an idiom or a gesture means, and this one could not know it otherwise. {moods_free:,} and {matters_free:,} of them were written
-without sight of any ticket; the others beside the frames, so that what a letter says is met in another life too, and that
-goes for the frames of validation and test. So the *tickets* of a test family are new to the base, and its idioms are
+without sight of any ticket. The others were written with a frame in sight, frames of validation and test among them, so
+that its idiom occurs in another setting too. So the *tickets* of a test family are new to the base, and its idioms are
 not: the labs show that fine-tuning teaches the task, not that it teaches the language. No sentence has {corpus.RUN} words in a
 row that stand in the frame of a ticket; {world.left_out} that had were left out. How much the sentences give away: a bag of words
 that learns from the moods alone, each with its group, and from no ticket, reaches {by_moods} on the tone of the
@@ -246,6 +245,16 @@ def readme(text: str, file: Path = DATA / "measured" / "bench.json") -> str:
     if not (first and last):
         raise ValueError(f"README lacks {SPEED[0]} or {SPEED[1]}")
     return f"{before}{first}\n{speed_part(record)}{last}{after}"
+
+
+def quoted(text: str) -> str:
+    """A text as a quotation in Markdown, line by line."""
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+
+
+def as_code(text: str) -> str:
+    """A text as it stands: in backticks, or fenced where it has lines."""
+    return f"```text\n{text}\n```" if "\n" in text else f"`{text}`"
 
 
 def draw_curve() -> bytes:

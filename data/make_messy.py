@@ -282,7 +282,8 @@ def card(export: list[Row], test: list[Row], key: dict) -> str:
 system that Tatra Trail had before. {faulty:,} of the letters in the export have something wrong with them, and `key.json`
 says what: {len(key["faults"]):,} faults in all, each planted on purpose. `test.csv` has none.
 
-Columns: `ticket` (a number of its own), `received`, `channel`, `text`, `label`. In the order in which they were received.
+Columns: `ticket` (a number of its own), `received`, `channel`, `text`, `label`. The rows stand in the order in which
+the letters came.
 
 | fault | rows of export.csv |
 | --- | --: |

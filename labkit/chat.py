@@ -5,15 +5,12 @@ Behind the job on the data's way: reads a Run's folder, renders through `data.re
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabError
 from labkit.job import answer
 from labkit.training import Run
-
-PLAIN = {"kind": "completion", "template": "{text}", "answer_tokens": 96}  # a Run that no job made
+from labkit.wording import wording
 
 
 class Chat:
@@ -29,7 +26,7 @@ class Chat:
 
     def __init__(self, folder: str | Path):
         self.run = Run.read(folder)
-        self.settings = _settings(Path(folder), self.run)
+        self.settings = wording(self.run)
         self.turns: list[dict[str, str]] = []
 
     def ask(self, text: str) -> str:
@@ -42,21 +39,3 @@ class Chat:
         if self.settings["kind"] == "messages":
             self.turns.append({"role": "assistant", "content": said})
         return said
-
-
-def _wording(run: Run) -> dict[str, Any]:
-    """What a Run that no job made remembers of its prompts: a text is asked as training asked, or as it is."""
-    labels = run.settings.get("labels") or []
-    found = {"template": run.settings.get("template", PLAIN["template"]), "labels": labels}
-    return PLAIN | found | ({"kind": "label"} if labels else {})
-
-
-def _settings(folder: Path, run: Run) -> dict[str, Any]:
-    file = folder / "settings.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {name: found[name] for name in (*PLAIN, "labels")}
-    except FileNotFoundError:
-        return _wording(run)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LabError("settings.json is damaged", where=str(file), todo="Train again, or take another run") from error

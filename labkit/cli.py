@@ -97,9 +97,12 @@ def _parser() -> argparse.ArgumentParser:
                        "labkit evaluate runs/new --task intent")
     evaluate.add_argument("model", metavar="RUN", help="a run's folder; or tiny, small, a model's folder, a hub id")
     evaluate.add_argument("--task", help="of the shipped tickets: tone, intent, entities, summary, reply; with --test: "
-                          "classification, extraction, summarisation, generation or perplexity")
-    evaluate.add_argument("--test", metavar="FILE", help="rows with the columns prompt and completion, in place of the "
-                          "test tickets")
+                          "classification, extraction, summarisation, generation or perplexity; where it is left out, "
+                          "what the run was trained for")
+    evaluate.add_argument("--test", metavar="FILE", help="rows in the form of the file that was trained on, in place "
+                          "of the test tickets")
+    evaluate.add_argument("--columns", metavar="A,B", help="of that file, question first; those that were trained on "
+                          "where it is left out")
     evaluate.add_argument("--out", metavar="FOLDER", help="where evaluation.json goes; the run's folder by default")
     evaluate.add_argument("--batch-size", type=_count, metavar="ROWS", help="rows at once; the scores do not change")
     gate = command("gate", _gate, "let a candidate pass, or say which rule failed and end with code 1",
@@ -112,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("folder", metavar="RUN", help="the folder that `labkit finetune` named")
     chat.add_argument("--ask", metavar="TEXT", help="ask this one thing, print the answer, and end")
     serve = command("serve", _serve, "answer as OpenAI's API does, from a folder that to_onnx wrote, on this machine "
-                    "only", "labkit serve runs/tiny/onnx-int4-adapters --port 8000")
+                    "only", "labkit serve runs/tiny/onnx-fp32-adapters --port 8000")
     serve.add_argument("folder", metavar="FOLDER", help="an exported model; its adapters become model names")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
     serve.add_argument("--port", type=_count, default=8000, help="8000 where it is left out")
@@ -140,10 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     handin.add_argument("name", metavar="NAME", help="yours; becomes the folder's name")
     handin.add_argument("runs", metavar="RUN", nargs="*", help="folders of your runs")
     handin.add_argument("--to", metavar="FOLDER", default="handin", help="where NAME/ is written; handin by default")
+    handin.add_argument("--task", help="of the tickets, that the runs were trained for; found out where it is left out")
     pack = command("pack", _pack, "put everything for a room without internet into one folder, with an installer",
                    "labkit pack /media/stick/labkit --platforms linux,windows,macos --pythons 3.12,3.13")
     pack.add_argument("folder", metavar="DIR", help="new or empty")
-    pack.add_argument("--platforms", metavar="A,B", help="linux, windows, macos; this machine's by default")
+    pack.add_argument("--platforms", metavar="A,B", help="linux, windows, macos (Apple silicon); this machine's by "
+                      "default")
     pack.add_argument("--pythons", metavar="A,B", help="3.11, 3.12, 3.13; this one by default")
     pack.add_argument("--profile", default="small", help="tiny or small: which model goes along; small by default")
     pack.add_argument("--extras", default="all", help="of pyproject.toml, such as olive,serving; all by default")
@@ -311,19 +316,28 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from labkit import data, evaluation
+    from labkit import data, evaluation, wording
     from labkit.training import Run
 
     is_run = (Path(arguments.model) / "run.json").is_file()
     if not is_run and not arguments.out:
         raise LabError("where should the scores go", where="--out", expected="a folder: this is a model, not a run",
                        todo="Name it with --out")
-    if not arguments.task:
-        raise LabError("which task", where="--task",
-                       expected="one of the tickets' tasks, or a kind of task with --test")
-    rows = data.read(arguments.test) if arguments.test else data.ticket_task(arguments.task)
-    model = Run.read(arguments.model) if is_run else arguments.model
-    scored = evaluation.evaluate_model(model, rows, arguments.task, batch_size=arguments.batch_size)
+    run = Run.read(arguments.model) if is_run else None
+    task, labels = arguments.task, None
+    if arguments.test and task == "perplexity":
+        rows = data.read(arguments.test, columns=())
+    elif arguments.test:
+        rows, kind, labels = wording.rows_to_score(arguments.test, run, arguments.columns)
+        task = task or kind
+    else:
+        task = task or (wording.ticket_task_of(run) if run else "")
+        if not task:
+            raise LabError("which rows", where="--test", expected="a file with rows to score on, or one of the "
+                           "tickets' tasks with --task")
+        rows = data.ticket_task(task)
+    scored = evaluation.evaluate_model(run or arguments.model, rows, task, labels=labels,
+                                       batch_size=arguments.batch_size)
     print(scored.table())
     if "label" in scored.columns:
         print(f"\n{scored.slice_table()}")
@@ -416,7 +430,7 @@ def _say(results: list) -> int:
 def _handin(arguments: argparse.Namespace) -> int:
     from labkit.classroom import handin
 
-    print(handin(arguments.name, arguments.runs, arguments.to))
+    print(handin(arguments.name, arguments.runs, arguments.to, arguments.task))
     return OK
 
 
@@ -426,7 +440,8 @@ def _pack(arguments: argparse.Namespace) -> int:
     lists = [text.split(",") if text else None for text in (arguments.platforms, arguments.pythons)]
     made = pack(arguments.folder, *lists, arguments.profile, arguments.extras,
                 say=lambda line: print(line, flush=True))
-    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: {arguments.folder}/install")
+    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: python3 {arguments.folder}/install.py "
+          "(on Windows install.bat)")
     return OK
 
 

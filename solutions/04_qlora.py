@@ -11,7 +11,7 @@
 # **You will** quantise weights by hand, train an adapter over a base of 4 bits, and say how much memory a training
 # takes before you run it.
 #
-# *60 minutes. You need: numpy, and lab 03. No GPU, no network, no account.*
+# *75 minutes. You need: numpy, and lab 03. No GPU, no network, no account.*
 #
 # LoRA trains a twentieth of the numbers and still carries all the others about. This is what a step takes for a model
 # of seven billion parameters whose weights are in 16 bits, one row of 512 tokens. A free GPU has 16,000 MB.

@@ -10,7 +10,7 @@
 # # 06 · Custom losses: say what you want, and prove the slope
 # **You will** write six losses from their formulas, prove their gradients, train with them, and say what each bought.
 #
-# *45 minutes. You need: lab 03, and to have met derivatives. No GPU, no network, no account.*
+# *75 minutes. You need: lab 03, and to have met derivatives. No GPU, no network, no account.*
 #
 # A loss is how a model is told what you want, and "predict the next token" is only one way to say it. Here are two
 # letters to Tatra Trail. They differ in tone, in product, in nearly every word. Do they mean the same?

@@ -11,7 +11,7 @@
 # **You will** write the field's metrics, say how far each can be trusted, find test rows that training has seen, and
 # build a gate that lets a better model pass and stops a worse one.
 #
-# *75 minutes. You need: Python and a little numpy; lab 03 helps. No GPU, no network, no account.*
+# *105 minutes. You need: Python and a little numpy; lab 03 helps. No GPU, no network, no account.*
 #
 # Tatra Trail routes tickets to eight teams. A new model is right more often than the old one in the list below, and
 # a colleague wants it in production by noon. Would you agree?

@@ -160,6 +160,23 @@ def test_a_link_out_of_the_hand_in_is_not_followed(handed_in, tmp_path):
     assert "a link is not followed" in remarks(grade(room, progress=False), "eve")
 
 
+def test_a_fresh_run_is_scored_on_the_task_whose_words_it_asks_in(tmp_path, capsys):
+    for name, task in (("own", "intent"), ("nobodys", "tone")):
+        finetune(data.ticket_task(task).train.select(range(64)), model="tiny", steps=1, batch_size=4,
+                 out=tmp_path / name)
+    file = tmp_path / "nobodys" / "run.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(facts | {"settings": facts["settings"] | {"template": "{text}"}}), encoding="utf-8")
+    to = ["--to", str(tmp_path / "class")]
+    assert main(["handin", "anna", str(tmp_path / "own"), *to]) == 0, capsys.readouterr().err
+    claimed = Evaluation.read(tmp_path / "class" / "anna" / "01_own")
+    assert set(claimed.labels) == set(data.LABELS["intent"]) and len(claimed.values) == len(
+        data.ticket_task("intent").test)
+    assert main(["handin", "boris", str(tmp_path / "nobodys"), *to]) == 2
+    assert "--task" in capsys.readouterr().err and not (tmp_path / "class" / "boris").exists()
+    assert main(["handin", "boris", str(tmp_path / "nobodys"), *to, "--task", "tone"]) == 0
+
+
 def test_a_hand_in_is_not_written_over(run, handed_in):
     with pytest.raises(LabError, match="there is a hand-in of that name"):
         handin("anna", [run], handed_in)

@@ -135,6 +135,17 @@ def test_the_dev_container_makes_the_environment_with_its_images_own_python(tmp_
     assert "--allow-root" in container["containerEnv"]["LAB_ARGS"] and "jupyterlab $(LAB_ARGS)" in MAKEFILE
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no make")
+def test_an_environment_of_a_python_that_the_course_does_not_run_on_is_named_and_left_alone(tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1\nexit 1\n')
+    python.chmod(0o755)
+    done = subprocess.run(["make", "ready", f"VENV={tmp_path}/venv"], cwd=COURSE, capture_output=True, text=True)
+    assert done.returncode and "holds Python 3.9.1" in done.stdout and "Delete the folder" in done.stdout
+    assert python.is_file()
+
+
 def test_torch_is_one_exact_version_here_and_colabs_own_is_kept_there():
     assert PINS["torch"] == "2.13.0"
     [torch] = [requirement for requirement in declared([]) if requirement.name == "torch"]

@@ -20,7 +20,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"models", "fetch", "data", "scratch", "choosing"},
     {"monitoring", "guards", "losses", "adapters", "measured", "teller", "checkpoints"},
     {"training", "trainer", "scaling", "evaluation", "similarity", "intake", "report", "texts", "ratefinder",
-     "relatives"},
+     "relatives", "wording"},
     {"export", "olive"},
     {"serving", "search", "ledger", "job", "chat", "inbox", "clinic"},
     {"capstone"},

@@ -1,5 +1,8 @@
+import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -8,6 +11,8 @@ from labkit.classroom import packing
 from labkit.classroom.slides import write_slides
 from labkit.cli import main
 from labkit.errors import LabError
+from labkit.models import small_home
+from labkit.profiles import COURSE
 
 
 def test_what_windows_alone_needs_is_asked_for_windows_alone():
@@ -45,6 +50,30 @@ def test_the_installer_says_which_python_is_wanted(tmp_path):
     done = subprocess.run([sys.executable, str(tmp_path / "install.py"), str(tmp_path / "home")], text=True,
                           capture_output=True)
     assert done.returncode == 1 and "wheels for 2.7" in done.stderr and not (tmp_path / "home").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the Python that stands in for the laptop's is a shell script")
+def test_the_installer_puts_the_real_model_where_the_course_looks_for_it(tmp_path):
+    stick, home = tmp_path / "stick", tmp_path / "my course"
+    (stick / "course").mkdir(parents=True)
+    (stick / "course" / "constraints.txt").write_text("")
+    (stick / "pythons.txt").write_text("{}.{}\n".format(*sys.version_info))
+    (stick / "models" / small_home().name).mkdir(parents=True)
+    (stick / "models" / small_home().name / "config.json").write_text("{}")
+    (stick / "install.py").write_text(packing.INSTALL.replace("MODEL", small_home().name))
+    python = home / ".venv" / "bin" / "python"  # everything but pip, which would want all wheels, is the real one
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$2" = pip ] && exit 0\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    mine = {"HOME": str(tmp_path / "me"), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(COURSE)}
+    mine = {**{name: value for name, value in os.environ.items() if name != "LABKIT_CACHE"}, **mine}
+    done = subprocess.run([sys.executable, str(stick / "install.py"), str(home)], text=True, capture_output=True,
+                          env=mine)
+    assert done.returncode == 0, done.stderr
+    look = "from labkit.models import small_home; print(small_home())"
+    looked = subprocess.run([sys.executable, "-c", look], text=True, capture_output=True, env=mine, check=True)
+    assert (Path(looked.stdout.strip()) / "config.json").is_file()
+    assert shlex.split(done.stdout.splitlines()[-1]) == [str(python.parent / "jupyter"), "lab", str(home / "notebooks")]
 
 
 def test_slides_begin_at_headings(tmp_path):

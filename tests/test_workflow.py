@@ -87,4 +87,4 @@ def test_the_table_of_versions_names_what_is_tried_and_what_is_here():
 
 def test_the_container_for_codespaces_sets_up_by_the_same_command():
     made = json.loads((COURSE / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
-    assert made["onCreateCommand"] == "make ready"
+    assert made["onCreateCommand"].split()[:2] == ["make", "ready"]

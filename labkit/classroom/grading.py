@@ -22,6 +22,7 @@ from labkit.evaluation.runner import KINDS
 from labkit.exercises.progress import progress_file
 from labkit.tables import Table
 from labkit.training import Run
+from labkit.wording import ticket_task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +119,7 @@ class Grade:
         return folder / "grades.csv", write_page(folder / "grades.html", "Grades", body)
 
 
-def handin(name: str, runs: list[str | Path], to: str | Path) -> Path:
+def handin(name: str, runs: list[str | Path], to: str | Path, task: str | None = None) -> Path:
     """Put together what a learner hands in: progress, and of each run the adapter, its settings and its predictions.
 
     Args:
@@ -126,6 +127,7 @@ def handin(name: str, runs: list[str | Path], to: str | Path) -> Path:
         runs: folders that `labkit finetune` or a lab wrote; the shipped test tickets are answered where that was not
             done yet.
         to: the folder that NAME/ is written into.
+        task: that the runs are scored on where they were not yet; the one whose words a run asks in by default.
 
     Returns:
         The hand-in's folder.
@@ -143,11 +145,11 @@ def handin(name: str, runs: list[str | Path], to: str | Path) -> Path:
         if not all((path / "adapter" / part).is_file() for part in ADAPTER):
             raise LabError("this run has no adapter", where=str(path), expected="a LoRA run")
         if not (path / "evaluation.json").is_file():
-            task = run.settings.get("task")
-            if task not in GOALS:
-                raise LabError("which task was this run for", where=str(path),
-                               todo=f"Evaluate it first: labkit evaluate {path} --task tone")
-            evaluation.evaluate_model(run, data.ticket_task(task), task).save(path)
+            asked = task or ticket_task_of(run)
+            if asked not in GOALS:
+                raise LabError("which of the tickets' tasks was this run for", where=str(path),
+                               expected=", ".join(GOALS), todo="Name it with --task")
+            evaluation.evaluate_model(run, data.ticket_task(asked), asked).save(path)
     folder.mkdir(parents=True)
     for number, (path, _) in enumerate(loaded, 1):
         place = folder / f"{number:02d}_{path.name}"

@@ -40,6 +40,7 @@ LEFT_OUT = (".git", ".venv", "runs", "build", "dist", "__pycache__", ".pytest_ca
 
 INSTALL = '''"""Sets this laptop up from this folder, without a network: python install.py [FOLDER]."""
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,10 +63,13 @@ subprocess.run([*pip, "setuptools", "wheel"], check=True)
 subprocess.run([*pip, "--no-build-isolation", "-c", str(home / "constraints.txt"), "-e", f"{home}[EXTRAS]"], check=True)
 model = here / "models" / "MODEL"
 if model.is_dir():
-    print("3 of 3: the real model", flush=True)
-    shutil.copytree(model, home / "models" / "MODEL", dirs_exist_ok=True)
-open_it = f"{python.parent / 'jupyter'} lab {home / 'notebooks'}"
-print(f"Ready. Open the course: LABKIT_CACHE={home / 'models'} {open_it}")
+    where = "from labkit.models import small_home; print(small_home().absolute())"
+    asked = subprocess.run([str(python), "-X", "utf8", "-c", where], check=True, capture_output=True, encoding="utf-8")
+    print(f"3 of 3: the real model, to {asked.stdout.strip()}", flush=True)
+    shutil.copytree(model, asked.stdout.strip(), dirs_exist_ok=True)
+words = [str(python.parent / "jupyter"), "lab", str(home / "notebooks")]
+print("Ready. Open the course:")
+print(subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words))
 '''
 
 

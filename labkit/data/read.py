@@ -154,12 +154,10 @@ def recognise(dataset: Dataset, columns: str | Sequence[str] | None = None, wher
         LabError: the columns are none that it can tell, a row lacks its text or label, or the labels are no labels:
             seen once, only one, more than 50, fractions, alike but for case.
     """
-    used = _used(dataset.column_names, columns, where)
     place = _Place(where, dataset)
     if not dataset.num_rows:
         raise LabError("there are no rows", where=where, expected="rows to train on")
-    if not used:
-        raise _cannot_tell(dataset, where)
+    used = columns_of(dataset, columns, where)
     values: Counter[str] = Counter()
     first: dict[str, int] = {}  # value of the second column: the row where it is first seen
     opening, alike = None, True
@@ -184,6 +182,17 @@ def recognise(dataset: Dataset, columns: str | Sequence[str] | None = None, wher
     labels = tuple(sorted(values))
     shown = ", ".join(labels[:10]) + (", …" if len(labels) > 10 else "")
     return Form("label", *used, labels, rows, f"{name}: {rows:,} rows, {len(labels)} labels ({shown})")
+
+
+def columns_of(dataset: Dataset, columns: str | Sequence[str] | None = None, where: str = "") -> tuple[str, ...]:
+    """The two columns to train on, the question's first, or ("messages",); the arguments are those of `recognise`.
+
+    Raises:
+        LabError: a column that is named is not there, or none is named and they are none that can be told.
+    """
+    if not (used := _used(dataset.column_names, columns, where)):
+        raise _cannot_tell(dataset, where)
+    return used
 
 
 def complaint(row: dict, used: Sequence[str]) -> str:

@@ -145,7 +145,8 @@ class Evaluation:
             return cls(**facts)
         except FileNotFoundError:
             raise LabError("no evaluation here", where=str(path), expected=FILE,
-                           todo="Make one: `labkit evaluate RUN`, or evaluate_model(...).save(folder)") from None
+                           todo="Make one: `labkit evaluate RUN --task tone`, or evaluate_model(...).save(folder)"
+                           ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LabError("this is no evaluation, or a damaged one", where=str(file),
                            todo="Evaluate the model again") from error
