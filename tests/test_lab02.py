@@ -105,15 +105,15 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(outputs)
     assert "set aside as damaged-checkpoint-" in hurt and "the run that nobody stopped: True" in hurt
 
 
-@pytest.mark.parametrize("place, domain", enumerate(("medical", "legal", "finance")))
-def test_perplexity_of_the_domain_that_was_read_falls_by_30_percent_and_further_than_of_the_others(
-        outputs, place, domain):
-    text = the_output_of(outputs, 'out=runs(f"lab02-{name}")')
-    before, after = first_number("before", text), first_number(f"after {domain}", text)
-    assert len(before) == len(after) == 3 and after[place] <= 0.7 * before[place]
-    changes = re.search(rf"^after {domain} .*$", the_output_of(outputs, ".change(before[other])"), re.M).group(0)
-    falls = [int(x) for x in re.findall(r"([+-]\d+)%", changes)]
-    assert falls[place] == min(falls) <= -30
+def test_perplexity_of_a_domain_falls_by_30_percent_and_furthest_where_it_was_read(outputs):
+    domains, text = ("medical", "legal", "finance"), the_output_of(outputs, 'out=runs(f"lab02-{name}")')
+    before, after = first_number("before", text), [first_number(f"after {domain}", text) for domain in domains]
+    shown = the_output_of(outputs, ".change(before[other])")
+    for place, domain in enumerate(domains):
+        measured = [row[place] for row in after]
+        assert measured[place] == min(measured) <= 0.7 * before[place]
+        changes = re.findall(r"([+-]\d+)%", re.search(rf"^after {domain} .*$", shown, re.M).group(0))
+        assert int(changes[place]) <= -30
 
 
 def test_instruction_tuning_and_code_move_what_they_train(outputs):
