@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,12 @@ def test_a_profile_names_the_function_that_takes_the_time():
     text = profile(Job("fake", "rows", "rows/s", [Way("a", slow), Way("b", absent("", "", "no GPU").ways[0].run)]))
     assert "rows: a" in text and "<genexpr>" in text and "not measured here: no GPU" in text
     assert len(text.partition("rows: b")[0].strip().splitlines()) <= 25
+
+
+def test_a_profile_of_another_process_is_as_long_and_names_no_folder_of_the_machine():
+    lines = start.profiled("import json, random, string, textwrap; json.loads('1')").splitlines()
+    assert "function calls" in lines[0] and len(lines) <= 24
+    assert not any(tempfile.gettempdir() in line for line in lines)
 
 
 def test_the_examples_in_docstrings_hold():

@@ -176,4 +176,5 @@ def top(source: cProfile.Profile | str) -> str:
     """The TOP functions by their own time, of a profile or of a file that cProfile wrote."""
     text = io.StringIO()
     pstats.Stats(source, stream=text).strip_dirs().sort_stats("tottime").print_stats(TOP)
-    return "".join(f"{line}\n" for line in text.getvalue().splitlines() if line.strip())
+    lines = [line for line in text.getvalue().splitlines() if line.strip()]
+    return "".join(f"{line}\n" for line in (lines[1:] if isinstance(source, str) else lines))  # 0: day and file
