@@ -116,6 +116,7 @@ def test_binder_takes_environment_yml_since_nothing_else_is_there():
     assert not [name for name in ("binder", ".binder", "Dockerfile") if (COURSE / name).exists()]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no make")
 def test_the_dev_container_makes_the_environment_with_its_images_own_python(tmp_path):
     """The image python:3.12 has Debian's own python3 too, which `make` would find first and which makes no venv."""
     container = json.loads((COURSE / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
