@@ -44,4 +44,4 @@ class ProfileSwitch:
         return f'<div role="status" style="{TEXT};max-width:60em">{shown(self.said())}</div>'
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return bundle({"text/plain": self.said()}, self.widget, include, exclude)
+        return bundle({"text/plain": self.said(), "text/html": self._html()}, self.widget, include, exclude)
