@@ -447,8 +447,8 @@ def distillation_loss(student, teacher, temperature):
 check("distillation_loss", distillation_loss)
 
 # %% [markdown]
-# Say that the labels stayed with those who tuned the teacher. You have its weights, 96 letters with labels of your own,
-# and about a thousand more without. Those teach nothing to a student that needs labels; a teacher can be asked about
+# Say that the labels stayed with those who tuned the teacher. You have its weights, 48 letters with labels of your own,
+# and many more without. Those teach nothing to a student that needs labels; a teacher can be asked about
 # them. It is the whole base, fully tuned (lab 02's, if you have it already).
 
 # %%
@@ -458,7 +458,7 @@ from labkit import current, data, evaluation, finetune, models, runs
 
 task = data.ticket_task("tone")
 teacher = finetune(task.train, method="full", steps=current().steps * 2 // 5, out=runs("lab02-full"), reuse=True)
-letters = task.train.shuffle(seed=0).select(range(1200 // current().test_every))
+letters = task.train.shuffle(seed=0).select(range(2400 // current().test_every))
 doubt = evaluation.score_labels(*teacher.loaded, letters["prompt"], task.labels)  # (letters, 6), log-likelihoods
 print(letters[0]["text"], "\n")
 print({label: f"{p:.0%}" for label, p in zip(task.labels, doubt[0].softmax(-1).tolist(), strict=True)})
@@ -486,7 +486,7 @@ def in_a_row(texts):
 
 
 # %% [markdown]
-# Five students, with the same start and the same steps. One has your 96 labels. Three have no label, only the teacher:
+# Five students, with the same start and the same steps. One has your 48 labels. Three have no label, only the teacher:
 # its *pick* for each letter, or its doubt at two temperatures. The last has the true labels of all letters, which you
 # do not have: it says what labelling them would have bought. **Predict** their order.
 
@@ -496,10 +496,10 @@ from functools import partial
 from labkit.scratch import losses as by_hand
 
 base, tokenizer = models.load()
-few, all_of_them = in_a_row(letters["text"][:96]), in_a_row(letters["text"])
+few, all_of_them = in_a_row(letters["text"][:48]), in_a_row(letters["text"])
 right, plain = torch.tensor([task.labels.index(label) for label in letters["label"]]), torch.nn.functional.cross_entropy
 kinds = {
-    "96 labels": (few, partial(plain, target=right[:96])),
+    "48 labels": (few, partial(plain, target=right[:48])),
     "teacher's picks": (all_of_them, partial(plain, target=doubt.argmax(-1))),
     "doubt, T = 1": (all_of_them, partial(by_hand.distillation_loss, teacher=doubt, temperature=1.0)),
     "doubt, T = 4": (all_of_them, partial(by_hand.distillation_loss, teacher=doubt, temperature=4.0)),
@@ -519,7 +519,7 @@ for name, (seen, loss) in kinds.items():
 
 # %% [markdown]
 # Teacher and students on letters of families that none of them has seen. `gain` is drawn in pairs, on the same letters,
-# over the student of 96 labels. The caption says what smallness buys.
+# over the student of 48 labels. The caption says what smallness buys.
 
 # %%
 import time
@@ -537,7 +537,7 @@ with torch.inference_mode():
 
 # %%
 hits = {name: [float(a == b) for a, b in zip(held["label"], answers, strict=True)] for name, answers in said.items()}
-own = hits["student, 96 labels"]
+own = hits["student, 48 labels"]
 sizes = [models.count_parameters(model).total for model in (teacher.model, *students.values())]
 table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held["label"], said[name], families)),
          "gain": "-" if mine is own else str(evaluation.mean_score(

@@ -68,11 +68,11 @@ def test_class_weights_lift_the_rare_class_beyond_doubt(outputs):
     assert gain[1] > 0
 
 
-STUDENTS = ("96 labels", "teacher's picks", "doubt, T = 1", "doubt, T = 4", "all labels")
+STUDENTS = ("48 labels", "teacher's picks", "doubt, T = 1", "doubt, T = 4", "all labels")
 
 
 def test_the_students_are_smaller_and_the_teacher_is_the_whole_base(outputs):
-    text = the_output_of(outputs, 'own = hits["student, 96 labels"]')
+    text = the_output_of(outputs, 'own = hits["student, 48 labels"]')
     sizes = [int(re.search(rf"^{name} +([\d,]+)", text, re.M).group(1).replace(",", ""))
              for name in ("teacher", *(f"student, {kind}" for kind in STUDENTS))]
     assert len(set(sizes[1:])) == 1 and sizes[1] < 0.7 * sizes[0]
@@ -80,5 +80,5 @@ def test_the_students_are_smaller_and_the_teacher_is_the_whole_base(outputs):
 
 @pytest.mark.parametrize("kind", STUDENTS[1:4])
 def test_a_student_without_labels_gains_by_its_teacher_beyond_doubt(outputs, kind):
-    text = the_output_of(outputs, 'own = hits["student, 96 labels"]')
+    text = the_output_of(outputs, 'own = hits["student, 48 labels"]')
     assert score(text, f"student, {kind}", 1)[1] > 0
