@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _labs(course)
     course.add_argument("--solutions", action="store_true", help="run the solved ones instead of the learners' copies")
     course.add_argument("--build", action="store_true", help="make the notebooks anew from solutions/*.py")
+    course.add_argument("--reword", action="store_true", help="the same where text alone was changed: nothing is run")
     course.add_argument("--html", metavar="DIR", help="write the solved labs as a site with a search there")
     course.add_argument("--slides", metavar="DIR", help="write the labs as slides there, one page each")
     course.add_argument("--nbgrader", metavar="DIR", help="write the labs as a course for nbgrader there")
@@ -408,8 +409,8 @@ def _course(arguments: argparse.Namespace) -> int:
         for file in write_course(arguments.nbgrader, arguments.labs):
             print(f"wrote {file}")
         return OK
-    if arguments.build:
-        for file in course.build(arguments.labs, progress=bars):
+    if arguments.build or arguments.reword:
+        for file in (course.build(arguments.labs, progress=bars) if arguments.build else course.reword(arguments.labs)):
             print(f"wrote {file}")
         return OK
     return _say(course.run(arguments.labs, folder="solutions" if arguments.solutions else "notebooks", progress=bars))

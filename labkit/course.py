@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from labkit import stamps
@@ -112,6 +113,38 @@ def build(chosen: list[str] | None = None, execute: bool = True, progress: bool 
                 written.append(_write(_tidy(solved), _path(root, "solutions", name)))
             written.append(_write(learner, _path(root, "notebooks", name)))
     return written
+
+
+def reword(chosen: list[str] | None = None, root: Path = COURSE) -> list[Path]:
+    """Make the notebooks of labs whose text alone was changed: the solved one keeps its outputs and is not run.
+
+    Args:
+        chosen: labs by name or number; None means all.
+        root: the checkout.
+
+    Returns:
+        The files written.
+
+    Raises:
+        LabError: a code cell was changed, so that its outputs may be others, or a notebook was edited by hand.
+    """
+    import nbformat
+
+    labs = [(name, *_both(name, root)) for name in names(chosen, root)]
+    for name, solved, _ in labs:
+        path = _path(root, "solutions", name)
+        _refuse_if_edited(path)
+        _refuse_if_edited(_path(root, "notebooks", name))
+        ran = [cell for cell in nbformat.read(path, as_version=4).cells if _runs(cell)] if path.is_file() else []
+        now = [cell for cell in solved.cells if _runs(cell)]
+        for old, new in zip_longest(ran, now):
+            if old is None or new is None or _cell(old) != _cell(new):
+                raise LabError("a code cell is another than the one that was run: "
+                               + repr((new or old).source.strip().splitlines()[0]), where=f"solutions/{name}.py",
+                               todo=f"Run it: labkit course --build {name[:2]}")
+            new.outputs, new.execution_count = old.outputs, old.execution_count
+    return [_write(book, _path(root, folder, name)) for name, *books in labs
+            for folder, book in zip(("solutions", "notebooks"), books, strict=True)]
 
 
 def restamp(repository: str, root: Path = COURSE) -> list[Path]:
@@ -277,7 +310,11 @@ def _book(cells: list, stamp: str):
 
 def _content(book) -> list:
     """What a hand edit would change: kinds, texts and tags of the cells, in order."""
-    return [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in book.cells]
+    return [_cell(cell) for cell in book.cells]
+
+
+def _cell(cell) -> list:
+    return [cell.cell_type, cell.source, list(cell.metadata.get("tags", []))]
 
 
 def _digest(book) -> str:

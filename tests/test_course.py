@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,33 @@ def test_building_again_without_a_change_gives_the_same_bytes(built):
     before = [path.read_bytes() for path in paths]
     course.build(["7"], progress=False, root=built)
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_text_alone_can_be_built_anew_and_the_outputs_stay(built, checkout):
+    for folder in ("solutions", "notebooks"):
+        shutil.copy(built / folder / "07_shares.ipynb", checkout / folder)
+    source = checkout / "solutions" / "07_shares.py"
+    source.write_text(SAMPLE.replace("# ## Count once", "# ## Count\n\n# %% [markdown]\n# Once."), encoding="utf-8")
+    assert len(course.reword(["7"], root=checkout)) == 2 and course.stale(checkout) == []
+    ran, now = ([c for c in read(root, "solutions").cells if c.cell_type == "code"] for root in (built, checkout))
+    assert [cell.outputs for cell in ran] == [cell.outputs for cell in now] and printed(now[-2]) == "always the same\n"
+    for folder in ("solutions", "notebooks"):
+        assert any(cell.source == "Once." for cell in read(checkout, folder).cells)
+
+
+@pytest.mark.parametrize("text", [SAMPLE.replace("2 * 8", "3 * 8"), SAMPLE + "\n# %%\nprint(7)\n",
+                                  SAMPLE.replace(' tags=["reproducible"]', "")])
+def test_code_that_was_changed_is_not_given_the_outputs_of_other_code(built, checkout, text):
+    for folder in ("solutions", "notebooks"):
+        shutil.copy(built / folder / "07_shares.ipynb", checkout / folder)
+    (checkout / "solutions" / "07_shares.py").write_text(text, encoding="utf-8")
+    with pytest.raises(LabError, match="a code cell is another than the one that was run: .*labkit course --build 07"):
+        course.reword(root=checkout)
+
+
+def test_text_of_a_lab_that_was_never_run_is_refused(checkout):
+    with pytest.raises(LabError, match="labkit course --build 07"):
+        course.reword(root=checkout)
 
 
 def test_a_fresh_build_is_not_stale(built):
