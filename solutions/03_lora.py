@@ -158,8 +158,9 @@ with torch.no_grad():
 print(f"largest difference {gap:.1e}; below 1e-5: {gap < 1e-5}")
 
 # %% [markdown]
-# Equal up to rounding, so from here on the library does it. Now the whole model. The last figure is the share that
-# training will change, and the share that you will have to save:
+# Far below 1e-5, which is rounding (in the solved notebook it is 0: equal to the last digit). From here on the library
+# does it. Now the whole model. The last figure is the share that training will change, and the share that you will
+# have to save:
 
 # %%
 counts = models.count_parameters(adapted)
@@ -184,8 +185,8 @@ check("rank_for_budget", rank_for_budget)
 # %% [markdown]
 # ## Fine-tuning has to earn its place
 # The model is asked in the form below, and the test tickets are of *families* (one letter with other names and
-# numbers in it) of which training has seen none. The base has met their idioms elsewhere, as a large model has met
-# nearly all of them (its card says where); what it has to learn here is the task.
+# numbers in it) of which training has seen none. The base has met the idioms of these letters in other texts, as a
+# large model has met nearly all idioms (`data/tiny-base/README.md` says where); what it has to learn here is the task.
 
 # %%
 from labkit import data, evaluation, models, plots
@@ -212,10 +213,10 @@ table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
 # %% [markdown]
 # The bracket is the 95 % interval. It is wide because it counts families, not tickets: tickets of one family are nearly
 # the same ticket, and answering all of them rightly is one piece of evidence. (The six tones are equally
-# frequent here, so "the commonest" is any one of them.) The base model has a habit from its reading: undecided, it says
-# *neutral*.
+# frequent here, so "the commonest" is any one of them.) The base model does not know the task: is 17 %, one in six,
+# within its interval? Its card tells of a habit from its reading: undecided, it says *neutral*.
 #
-# ### A twentieth of the parameters, half a minute
+# ### A twentieth of the parameters
 # **Predict** once more: what will the same rows and a LoRA adapter reach?
 
 # %%
@@ -231,7 +232,7 @@ table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
       caption=f"{run.share:.1%} of the parameters, {run.settings['steps']} steps")
 
 # %% [markdown]
-# Keep these figures; at the end they stand beside those of a real model.
+# Keep these figures: a table at the end sets them beside those of a real model, where these were recorded.
 
 # %%
 measured.note("03_lora", trainable_share=f"{run.share:.2%}", steps=run.settings["steps"], training_seconds=run.seconds,
@@ -247,8 +248,9 @@ plots.show(plots.scores(dots, "Tone of unseen tickets"),
            alt="; ".join(f"{name}: {score}" for name, score in scores.items()))
 
 # %% [markdown]
-# Behind it is this curve. The loss is the mean over the tokens that count: the label, and the end of turn behind it.
-# Choosing blindly among six labels costs ln 6, about 1.8 nats, on the first and next to nothing on the second: 0.9.
+# Behind it is this curve, each point the mean of a few steps. The loss is the mean over the tokens that count: the
+# label, and the end of turn behind it. Choosing blindly among six labels costs ln 6, about 1.8 nats, on the first and
+# next to nothing on the second: 0.9. A curve that starts higher belongs to a base that expects other words, too.
 
 # %%
 first, last = run.curve[0]["loss"], run.curve[-1]["loss"]
@@ -305,7 +307,7 @@ print(f"largest difference of a log-likelihood {gap:.0e} nats; below 0.001: {gap
 # The same up to rounding: one product in place of two is summed in another order. A merged model has no adapter left
 # to pay for, and none to switch off.
 #
-# ## Most of the rank is not used
+# ## How much of the rank is used
 # B A has rank r at most. Does training use all of it?
 #
 # ### Exercise 3.6 · how much of the rank is used · difficulty 2 · 10 minutes
@@ -343,12 +345,13 @@ plots.show(figure,
            alt=f"Effective rank of {len(used)} modules, from {min(used)} to {max(used)}")
 
 # %% [markdown]
-# A bar at 3 means that five of eight directions were paid for and hardly used, in this run. Would fewer have done? That
-# a spectrum cannot say; the next section tries it.
+# A bar at 3 counts modules in which three of eight directions hold 90 % of the energy: the other five hold 10 % at
+# most. A bar at 5 or more says that most of the rank is in use there. Would fewer directions have done? That a spectrum
+# cannot say; the next section tries it.
 #
 # ## Move the two numbers
 # The explorer trains a small adapter for every pair that you choose, in seconds, and keeps it. **Predict** first:
-# does rank 8 beat rank 1 on this task? What does alpha do that the learning rate does not?
+# does rank 8 beat rank 1 on this task? What does a larger alpha do to the loss?
 
 # %%
 from labkit.search import quick_trial
@@ -366,7 +369,8 @@ explorer.table()
 # %% [markdown]
 # Read the intervals first: where they overlap, so short a trial has not told the two ranks apart (lab 09 says how much
 # of such a difference is luck). What it costs is certain: `trainable` grows in step with r. Then move alpha / r in the
-# explorer and watch the loss: it multiplies what A and B have learnt, as a learning rate multiplies a step.
+# explorer and watch the loss. Alpha scales B A at once, in the forward pass, before any step; the learning rate scales
+# what a step adds. (`loss` is the mean of the last three losses of the training, not of the validation tickets.)
 #
 # These trials are scored on *validation* tickets. Whoever tries twenty settings on the test set has chosen by it, and
 # has nothing left to test with.
@@ -391,8 +395,9 @@ check("alpha_for", alpha_for)
 # %% [markdown]
 # ## Three relatives, by experiment
 # rsLoRA divides by sqrt(r). DoRA learns the length of each row of W apart from its direction. PiSSA starts A and B
-# from the largest singular directions of W in place of noise. Same rows, same steps, same rank, same alpha: is one of
-# them better? At one rank, mind, rsLoRA is LoRA with another alpha, sqrt(r) times as large.
+# from the largest singular directions of W in place of noise and zero. Same rows, same steps, same rank, same alpha,
+# same learning rate: is one of them better? At one rank, mind, rsLoRA is LoRA with another alpha, sqrt(r) times as
+# large.
 
 # %%
 from labkit.search import quick_trial
@@ -402,8 +407,9 @@ kin = [quick_trial("tone", method=method, rank=8, alpha=16.0) for method in ("lo
 table(*(t.row() for t in kin))
 
 # %% [markdown]
-# Read the intervals before the figures. A variant from a paper may help on your task; a table like this one is how
-# you find out, at the price of a minute, provided that each gets a learning rate that suits it (lab 09).
+# Read the intervals before the figures: where they overlap, this table names no winner. A variant from a paper may
+# help on your task. To find out, give each a learning rate that suits it (these four had the same one), more steps and
+# more test rows (lab 09).
 #
 # ## Where to attach it
 # Older recipes adapt `q_proj` and `v_proj` only, newer ones every linear layer. **Predict** which wins at about the
@@ -419,6 +425,9 @@ table({"on": "all linear layers", "r": 2, "trainable": wide.parameters, "accurac
       {"on": "q_proj and v_proj", "r": 9, "trainable": narrow.parameters, "accuracy": str(narrow.accuracy)})
 
 # %% [markdown]
+# Where the two intervals overlap, neither choice has won: at this size and in so few steps the table does not settle
+# it. Alpha / r is 2 in both rows; the rank differs, since that is what makes the numbers of parameters alike.
+#
 # ## Dropout on the detour
 # LoRA's dropout sets a share p of the detour's *input* to zero, another one at each pass, and divides the rest by
 # 1 - p: h = W x + (alpha / r) B A dropout(x). W sees all of x. **Predict**: how far is one training pass from what the
@@ -448,17 +457,18 @@ for p in (0.0, 0.1, 0.5):
 table(*found)
 
 # %% [markdown]
-# One pass is off by about sqrt(p / (1 - p)) of the detour; in the mean that goes away, which is what the division is
-# for; and in `eval()` nothing is dropped. A model that is scored by mistake in `train()` mode gives another answer each
-# time, and prints no warning. Merging puts B A into W whole: there is no input left to drop from.
+# One pass is off by roughly sqrt(p / (1 - p)) of the detour. The mean of 400 passes is off by about a twentieth of
+# that, 1 / sqrt(400), and by less with more passes: that is what the division is for. In `eval()` nothing is dropped.
+# A model that is scored by mistake in `train()` mode gives another answer each time, and prints no warning. Merging
+# puts B A into W whole: there is no input left to drop from.
 #
 # It is a brake on learning by heart. Where rows are few and are read many times, so that the validation loss turns
-# upwards (lab 02), 0.05 or 0.1 may help, and only a held-out score can say so. Where few rows are met twice, as in the
-# trainings of this lab, there is little to brake: `finetune(dropout=...)` is 0 unless you set it.
+# upwards (lab 02), 0.05 or 0.1 may help, and only a held-out score can say so. In the trainings of this lab no row is
+# met twice, so there is little to brake: `finetune(dropout=...)` is 0 unless you set it.
 #
 # ## The failure that prints nothing
-# A colleague reads the learning rate from a file, and a typo makes it next to nothing. No error, no warning, and a
-# curve that wiggles as curves do. After every training labkit compares the adapter with what it was before:
+# A colleague reads the learning rate from a file, and a typo makes it next to nothing. Nothing in PyTorch or in the
+# Trainer complains. After every training labkit compares the adapter with what it was before:
 
 # %%
 from labkit import LabError, check, data, finetune, runs
@@ -497,8 +507,8 @@ table(*({"tripwire": f.guard, "saw": f.saw} for f in run.findings))
 
 # %% [markdown]
 # ## On a real model
-# SmolLM2 has 135 million parameters, about sixty times as many as tiny-base. With
-# `LABKIT_PROFILE=small` this very notebook runs on it. What it measured when we did, beside what you have just seen:
+# SmolLM2 has 135 million parameters, about sixty times as many as tiny-base. With `LABKIT_PROFILE=small` this very
+# notebook runs on it. What it measured, if it was recorded, beside what you have just seen:
 
 # %%
 from labkit import measured
@@ -506,7 +516,8 @@ from labkit import measured
 measured.beside("03_lora")
 
 # %% [markdown]
-# Under `full` nothing changes but the base model and the learning rate, which `labkit.profiles` sets.
+# Under `full`, the profile for a GPU, the code stays the same. The base model, the learning rate and the steps are
+# others; `labkit.profiles` sets them.
 #
 # ## The same by command line
 # `labkit finetune tickets --task tone` does all of this, and takes your file in place of `tickets`: splits,

@@ -295,7 +295,7 @@ def alpha_for(answer):
         "Square them, make them shares of their sum, and add up from the largest on until `share` is reached.",
         "energy = torch.linalg.svdvals(B @ A) ** 2\nreturn int((energy.cumsum(0) / energy.sum() < share).sum()) + 1",
     ),
-    after="Few directions carry most of what was learnt here.",
+    after="B A has at most r singular values above 0: that is all that training could use.",
 )
 def effective_rank(answer):
     import torch
