@@ -8,7 +8,8 @@
 
 # %% [markdown]
 # # 06 · Custom losses: say what you want, and prove the slope
-# **You will** write six losses from their formulas, prove their gradients, train with them, and say what each bought.
+# **You will** write five losses from their formulas, prove the slope of the first, train with losses of your own, and
+# say what they bought.
 #
 # *75 minutes. You need: lab 03, and to have met derivatives. No GPU, no network, no account.*
 #
@@ -23,9 +24,10 @@ row = next(r for r in pairs.to_list() if r["y"] == 0)
 print(row["a"], "\n\n---\n\n" + row["b"], "\n\nboth are about:", row["matter_a"])
 
 # %% [markdown]
-# Whoever answers the second would like to see what was answered to the first. That is *retrieval*: turn each letter
-# into a point, and look for the nearest. `pairs` says which points should be near. Mind its direction: **y = 1 for
-# pairs that do *not* mean the same**. `kind` says what such a pair shares all the same:
+# What a letter is about is its *matter*: the shop's team, then the issue. Two letters mean the same if their matter is
+# the same, and whoever answers the second would like to see what was answered to the first. That is *retrieval*: turn
+# each letter into a point, and look for the nearest. `pairs` says which points should be near. Mind its direction:
+# **y = 1 for pairs that do *not* mean the same**. `kind` says what these share all the same:
 
 # %%
 from collections import Counter
@@ -38,10 +40,12 @@ table(*({"y": y, "the two share": kind, "pairs": n} for (y, kind), n in sorted(c
 # %% [markdown]
 # ## The nearest letter, before any training
 # The point of a letter is the mean of its tokens' last states, brought to length 1. Each test letter then looks for its
-# matter among the letters of all other families. *Recall@1* is how often the nearest is of the same matter, *recall@5*
-# how often one of five is, *MRR* the mean of 1 / place.
+# matter among the letters of all other *families* (a family is one letter with other names and numbers in it).
+# *Recall@1* is how often the nearest is of the same matter, *recall@5* how often one of the five nearest is, *MRR* the
+# mean of 1 / place of the first that is.
 #
-# **Predict** recall@1 for the base model, and for a bag of words, which just counts shared words. There are 32 matters.
+# **Predict** recall@1 for the base model, and for a bag of words, which compares words and pairs of words, rare ones
+# first. There are 32 matters: a letter taken at random is right about 3 times in 100.
 
 # %%
 prediction = ...  # two shares between 0 and 1
@@ -62,11 +66,10 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
       caption=f"{len(test['text'])} letters of {len(set(test['family']))} families; 95 % intervals, by family")
 
 # %% [markdown]
-# The base model was never told what "near" is to mean, and its points lie by product, by tone, by style. A loss can
-# tell it.
+# The base model was never told what "near" is to mean. A loss can tell it.
 #
 # ## A distance that breaks at zero
-# The formula needs d, the Euclidean distance of two points. Two letters can be the same letter. **Predict** the
+# Such a loss needs d, the Euclidean distance of two points. Two letters can be the same letter. **Predict** the
 # gradient of their distance, then look.
 
 # %% tags=["reproducible"]
@@ -161,13 +164,13 @@ for name, y in (("y = 1 means other", [0, 1, 1]), ("turned round", [1, 0, 0])):
     print(name, *(f"{d:.2f}" for d in after_training(torch.tensor(y))))
 
 # %% [markdown]
-# First the distance of the pair that means the same, then of one that does not. Turned round, the loss falls just as
-# smoothly, and retrieval gets worse. Nothing tells, except this: after a few steps look at the mean distance of both
-# sorts of pairs.
+# First the distance of the pair that means the same, then of one that does not. Turned round, the letter that means
+# something else is the nearer one: retrieval would take it. No error and no warning says so. After a few steps look at
+# the mean distance of both sorts of pairs.
 #
 # ### Trap two: the margin's scale
 # The margin is compared with d, so it must suit the size of your vectors. Those of length 1 are at most 2 apart; raw
-# states are not of length 1. **Predict** at which of these margins raw states are pushed at all.
+# states are not of length 1. **Predict** at which of the margins 0.1, 1 and 100 raw states are pushed at all.
 
 # %%
 from labkit import data, losses, models
@@ -187,13 +190,13 @@ table(*({"": name, "median d": float(d.median()),
         for name, d in apart.items()))
 
 # %% [markdown]
-# Where 0 % are pushed, pairs with y = 1 teach nothing, and everything may fall into one point. Where the margin is far
-# above any distance, all are pushed for ever and nothing else matters. Bring vectors to length 1 and take a margin
-# near 1: it is what `labkit.losses.contrastive` does.
+# Where 0 % are pushed, pairs with y = 1 teach nothing until they are nearer than the margin: so far everything may
+# shrink at no cost. Where the margin is above any distance that can be, all are pushed for ever. Bring vectors to
+# length 1 and take a margin near 1, the default of `labkit.losses.contrastive`: pushing ends where a pair is 1 apart.
 #
 # ## Negatives for nothing
-# *InfoNCE* asks another question: which of the n letters b in this batch belongs to this a? Each pair gets n - 1
-# negatives that nobody had to collect.
+# *InfoNCE* asks another question: which of the n letters b in this batch belongs to this a? The n - 1 others are its
+# *negatives*, and nobody had to collect them.
 #
 # ### Exercise 6.3 · pick your partner out of the batch · difficulty 2 · 10 minutes
 # Rows of `a` and `b` (n, width) are partners by number. Bring both to length 1, divide the cosines by the temperature,
@@ -239,8 +242,8 @@ tuned = {
 }
 
 # %% [markdown]
-# Two pairs in one batch may be about the same matter. Such partners are not each other's negatives: the loss leaves
-# them out by `group`. Now the same test as before:
+# Two pairs in one batch may be about the same matter. Yours would take such partners for each other's negatives;
+# `losses.info_nce` leaves them out, by the column `group`, the number of the matter. Now the same test as before:
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -257,9 +260,10 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
       caption=f"{len(test['text'])} letters of {len(set(test['family']))} families; 95 % intervals, by family")
 
 # %% [markdown]
-# "Better than" may be said where two intervals do not touch. The contrastive loss sees one pair at a time and had fewer
-# steps: its row does not compare the two losses. Keep the figures for the comparison at the end; the line below
-# compares the gain of InfoNCE with 30 points.
+# "Better than" may be said where two intervals do not touch. Compare InfoNCE with the base, and with the bag of words
+# too: is it clear of both? The contrastive loss sees one pair at a time and had fewer steps: its row does not compare
+# the two losses. The line below asks whether InfoNCE gained 30 points over the base, which is what we had hoped for;
+# `False` says that so few steps fall short of it.
 
 # %%
 from labkit import measured
@@ -272,7 +276,8 @@ print(f"recall@1 rises by {100 * gain:.0f} points; by 30 or more: {gain >= 0.3}"
 # %% [markdown]
 # ### Look at the room
 # Points have as many coordinates as the model is wide; these are the two directions in which they differ most
-# (*principal components*), for five matters of five teams. **Predict** the left picture before you run it.
+# (*principal components*), for five matters of five teams. The percentages in the title are those of the table, of all
+# test letters. **Predict** before you run it: do letters of one matter lie together in the left picture?
 
 # %%
 from labkit import plots
@@ -286,9 +291,9 @@ plots.show(plots.clouds(panels, [test["matter"][i] for i in rows_of], title),
            alt=f"{title}. Test letters of five matters as points, left of the base model, right after InfoNCE")
 
 # %% [markdown]
-# The tight knots are families, one letter with other names in it; ask whether knots of one colour have moved together.
-# Two directions are not all of them: what overlaps here may be apart in the others. The table is the evidence, the
-# picture is an illustration.
+# The tight knots are families, one letter with other names in it. Left, see how far apart knots of one colour lie;
+# right, whether they have moved together, and which have not. Two directions are not all of them: what overlaps here
+# may be apart in the others. The table is the evidence, the picture is an illustration.
 #
 # ## The loss that you have used all along
 # For language modelling each token is a choice among the vocabulary, and only the answer counts.
@@ -335,7 +340,7 @@ with torch.inference_mode():
 table({name: f"{value:.6f}" for name, value in values.items()})
 
 # %% [markdown]
-# ### Four small batches are one big one
+# ### Trap three: a mean of four means
 # With gradient accumulation a batch of 16 comes in four parts. A mean of four means is not the mean over all 16 where
 # answers differ in length: one must divide by the labels of the *whole* batch, which is what `items` is for.
 # The answers here are summaries, for they differ in length.
@@ -412,10 +417,11 @@ table(*({"": name, f"F1 of {rare}": str(evaluation.class_f1(held["label"], s, ra
          "macro-F1": str(evaluation.macro_f1(held["label"], s, families))} for name, s in said.items()))
 
 # %% [markdown]
-# `gain` is drawn in pairs, on the same letters: where its interval lies above 0, the remedy lifts the rare class, on
-# this seed and this test. A remedy may cost elsewhere what it gives here, so look at macro-F1 too. Focal loss knows
-# nothing of classes: it counts less what is easy, which helps a rare class only where the rare is what is hard, and it
-# makes all losses smaller, so that so few steps move less. It can take the same weights (`focal(..., weights=...)`).
+# `gain` is a difference of two F1, in points, drawn in pairs on the same letters. Where its interval lies above 0, the
+# remedy lifts the rare class, on this seed and this test; where the interval holds 0, that is not shown. A remedy may
+# cost elsewhere what it gives here, so look at macro-F1 too. Focal loss knows nothing of classes: it counts less what
+# is easy, which helps a rare class only where the rare is what is hard. It can take the same weights
+# (`focal(..., weights=...)`).
 
 # %%
 from labkit import measured
@@ -448,8 +454,8 @@ check("distillation_loss", distillation_loss)
 
 # %% [markdown]
 # Say that the labels stayed with those who tuned the teacher. You have its weights, 48 letters with labels of your own,
-# and many more without. Those teach nothing to a student that needs labels; a teacher can be asked about
-# them. It is the whole base, fully tuned (lab 02's, if you have it already).
+# and many more without. A student that needs labels learns nothing from the many; about them a teacher can be asked.
+# The teacher here is the base with all its weights tuned (lab 02's, if you have it already).
 
 # %%
 import torch
@@ -549,10 +555,10 @@ table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held[
 # %% [markdown]
 # Where the interval of a gain lies above 0, the teacher was worth it: letters without labels became letters to learn
 # from. Then compare the middle rows with each other. Where their intervals overlap, this table does not say that doubt
-# teaches more than picks, or one temperature more than the other. How much is missing to the first row, and how much
-# of that do all true labels mend? A mean over words knows no order and no "not", however well it is taught, and a
-# student takes over its teacher's mistakes. Mind, too, that this teacher was trained on letters of these families: on
-# letters from elsewhere it would teach less well.
+# teaches more than picks, or one temperature more than the other. How far is the best of them from the teacher, and
+# would true labels for all letters have closed that gap? A mean over words knows no order and no "not", however well
+# it is taught, and a student can take over its teacher's mistakes. Mind, too, that this teacher was trained on letters
+# of these families: what it teaches with letters from elsewhere this table does not say.
 #
 # A student that is a language model with the same tokenizer takes the same loss through `finetune`:
 # `loss=partial(losses.distilled, teacher=teacher.model, temperature=2.0)`. One that is cut out of a larger model wants
@@ -611,9 +617,9 @@ table(*rows)
 # Ordinary training has removed most of it already: a penalty earns its place where it says something that the labels
 # do not. `losses.length_penalty` is a second example: it asks for the end of turn from a limit on.
 #
-# **A loss is ready** when it passes what `tests/test_losses.py` asks of each one here: gradcheck in double precision,
-# 1 × 16 = 4 × 4, the same value padded and packed, fp32 and bf16 close, and 0, not NaN, where nothing counts. In a
-# `transformers.Trainer` of your own it needs three lines:
+# **A loss is ready** when it passes what `tests/test_losses.py` asks: gradcheck in double precision, 1 × 16 = 4 × 4
+# (InfoNCE cannot), the same value padded and packed (where it looks at tokens, not at places), fp32 and bf16 close, and
+# 0, not NaN, where nothing counts. In a `transformers.Trainer` of your own it needs three lines:
 #
 # ```python
 # class MyTrainer(Trainer):
@@ -641,8 +647,8 @@ measured.beside("06_custom_losses")
 # **Quiz.** Answer each in your head, then open it.
 #
 # <details><summary>1. Your contrastive loss falls to 0.00 within ten steps. Good news?</summary>
-# Not yet. If only pairs with y = 0 are left in the batches, or the margin is far below all distances, everything can
-# fall into one point at no cost. Look at the mean distance of the pairs with y = 1.
+# Not yet. If only pairs with y = 0 are left in the batches, everything can fall into one point at no cost; if the
+# margin m is tiny, a pair with y = 1 costs m² there, next to nothing. Look at the mean distance of the pairs with y = 1.
 # </details>
 #
 # <details><summary>2. Why is accumulation harmless for cross-entropy and not for InfoNCE?</summary>
