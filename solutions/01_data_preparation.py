@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 01 · Data preparation: rows that deserve training on
 # **You will** read a file without guessing, find what is wrong with it, mend it, and turn what is left into tokens, of
-# which you know which count. Then you will measure what all of that was worth.
+# which you know which count. You will also measure what masks, splits, more rows and right labels are worth.
 #
 # *60 minutes. You need: Python. No GPU, no network, no account.*
 #
@@ -89,10 +89,10 @@ with patch("datasets.config.HF_HUB_OFFLINE", not ask_the_hub):
 
 # %% [markdown]
 # What was asked for, why it did not come, and what to do. What the hub does send is kept as a Parquet file and read as
-# the one above was, with the same refusals; of a dataset that wants to run code of its own it says so, and runs none.
+# the one above was. labkit runs no code that a dataset brings along: it refuses such a dataset, and says so.
 #
 # ### Exercise 1.1 · undo a wrong encoding · difficulty 2 · 6 minutes
-# In the export stands `MÃ¼nchen`: bytes that were UTF-8 and were read as Windows-1252 (`cp1252`). Write
+# In the export stands `cafÃ©`: bytes that were UTF-8 and were read as Windows-1252 (`cp1252`). Write
 # `mend_mojibake`: give the text as it was. A text that is sound comes back unchanged.
 
 # %%
@@ -112,7 +112,7 @@ check("mend_mojibake", mend_mojibake)
 
 # %% [markdown]
 # ## What is wrong with the export
-# Texts that are there twice are the commonest fault, and the most flattering one when the second is in the test. Equal
+# Texts that are there twice are a common fault, and the most flattering one when the second is in the test. Equal
 # texts are easy to find. Two that differ in a word need a measure of how much they share.
 #
 # ### Exercise 1.2 · how much two texts share · difficulty 1 · 5 minutes
@@ -171,9 +171,10 @@ def mask_emails(text):
 check("mask_emails", mask_emails)
 
 # %% [markdown]
-# `data.inspect` looks for all of this and more, with libraries that do each well: MinHash for near duplicates (your
-# Jaccard, estimated without comparing every pair), ftfy for broken letters. It changes nothing. **Predict** which of
-# its findings is the largest.
+# `data.inspect` looks for all of this and more: by MinHash for near duplicates (your Jaccard, estimated without
+# comparing every pair), by ftfy for broken letters. What only the shop knows it is told: the six labels, the names of
+# its customers, the most tokens that a row may have, all from `key.json`. It changes nothing. **Predict** which of its
+# findings is the largest.
 
 # %%
 import json
@@ -200,7 +201,7 @@ for row in (near.rows[1], near.notes[1]["like"]):
 print(f"{near.notes[1]['share']:.0%} of their word pairs are in both")
 
 # %% [markdown]
-# The faults were planted, and each one is recorded in a key. So the report itself can be marked, like any classifier:
+# The faults were planted, and `key.json` records each one. So the report itself can be marked, like any classifier:
 # **precision**, how much of what it found is a fault; **recall**, how many of the faults it found.
 
 # %%
@@ -212,10 +213,12 @@ table(planted=len(planted), found=len(found), precision=len(found & planted) / l
       recall=len(found & planted) / len(planted))
 
 # %% [markdown]
-# On real exports it will be less than 1 on both: a label that is plainly wrong looks like any other. What the report
-# gives you there is the rows to read.
+# On real exports it will be less than 1 on both: nobody has the list of all names, and a label that is plainly wrong
+# looks like any other. What the report gives you there is the rows to read.
 #
-# `data.clean` acts on it: mends, masks, drops, and keeps a log of every row that it touched.
+# `data.clean` mends, masks and drops, and logs every row that it touched; here are the log's counts. A row that is
+# dropped is not mended as well, so some counts are lower than in the report. What needs a person it leaves in: very
+# short texts, over-long ones, other languages.
 
 # %%
 cleaned, log = data.clean({"train": export, "test": held}, report)
@@ -255,9 +258,9 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# Files come in four forms: text and label, question and answer (`{"input", "output"}`), prompt and completion, and
-# chats (`messages`). `recognise` tells which, and `examples` makes the same two columns of each, `prompt` and
-# `completion`. **Predict** what becomes the prompt of a chat of three turns.
+# `recognise` tells three forms apart: a text and its label; a prompt and its completion, whatever the two are called
+# (`input` and `output`, `question` and `answer`); and chats (`messages`). `examples` makes two columns of each,
+# `prompt` and `completion`. **Predict** what becomes the prompt of a chat of three turns.
 
 # %%
 import json
@@ -348,8 +351,8 @@ TokenView(tokenizer, encoded[0])
 # learns to, and nothing in the loss curve says so.
 #
 # ## Failures that print nothing
-# Here are four ways to spoil encoded rows that people really have met. Each trains without a word, and its curve falls.
-# **Predict** which costs most.
+# Here are four ways to spoil encoded rows that people really have met. Each trains without a word. **Predict** for each
+# whether it costs right answers.
 
 # %%
 from datasets import Dataset
@@ -382,8 +385,8 @@ spoilt = {
 }
 
 # %% [markdown]
-# All get the same steps, with the tripwires off. An answer is right if the model writes the team's name and stops. The
-# tickets are of families that no training has seen.
+# All get the same steps, with the tripwires off: the checks that `finetune` makes of its rows before it trains. An
+# answer is right if the model writes the team's name and stops. The tickets are of families that no training has seen.
 
 # %%
 from labkit import evaluation, finetune, runs
@@ -402,8 +405,9 @@ def cost(rows):
 table(*({"rows": name, **cost(rows)} for name, rows in spoilt.items()))
 
 # %% [markdown]
-# The lowest loss is not the best model: a loss says how well the *counted* tokens are guessed, and each of these counts
-# others. Look at the row whose end is masked: if it is right about as often as the sound one, its mistake costs nothing
+# The lowest loss is not the best model: a loss says how well the *counted* tokens are guessed, and three of the four
+# count others than the sound rows do. Where two brackets overlap, so few tickets do not say which mistake is the worse.
+# Look at the row whose end is masked: if it is right about as often as the sound one, its mistake costs nothing
 # *today*, since tiny-base learnt to stop long before. A model that has not would go on and on.
 #
 # Now the same rows with the tripwires on, as `finetune` has them unless you turn them off:
@@ -449,8 +453,8 @@ check("split_by_group", split_by_group)
 
 # %% [markdown]
 # `data.split` does it for three parts (`by`), 80/10/10 unless you say otherwise, and can keep the share of every label
-# alike (`stratify`). Four ways to cut the letters of a shop that is new: 160 families. **Predict** in which of them
-# families stand on both sides, and in which the shares differ most.
+# alike (`stratify`). Four ways to cut the letters of a shop that is new: 656 letters of 164 families. **Predict** in
+# which of them families stand on both sides, and in which the shares differ most.
 
 # %%
 from labkit import data
@@ -472,7 +476,7 @@ table(*compared, caption="train against test: the largest difference of a label'
 # %% [markdown]
 # Stratifying mends the shares and leaves families torn apart; grouping does the reverse, since a family has one label
 # and moves as a whole. Both at once keeps families together and brings the shares as near as that allows: in a test
-# part of about a hundred letters one family more or less is a large step. Its shares, label by label:
+# part of 64 letters, about four to a family, one family more or less is a large step. The shares of "both", by label:
 
 # %%
 by_family = cuts["both"]
@@ -481,7 +485,7 @@ table(*({name: f"{share:.1%}" if name != "label" else share for name, share in r
 
 # %% [markdown]
 # **Predict**: the same rows, split at random (stratified). Do the test scores rise or fall, and by how much? Each model
-# is scored on its own test part: a bag of words, and tiny-base with a LoRA adapter.
+# is scored on its own test part: a bag of words, and tiny-base with a LoRA adapter (a small trained addition, lab 03).
 
 # %%
 from labkit import evaluation
@@ -499,7 +503,7 @@ table(*({name: value if isinstance(value, int) else str(value) for name, value i
 # %% [markdown]
 # Nothing became better: the same models, on the same kind of letters. The random split asks for letters that training
 # has seen with another name in them, and the score flatters. On the day that a customer writes a *new* letter, the
-# lower figure is the true one. Keep both; at the end they stand beside those of a real model.
+# lower figure is the true one. Keep both; at the end they stand beside those of a real model, once it was measured.
 
 # %%
 from labkit import measured
@@ -578,8 +582,9 @@ table(*({"rows made": name, "how many": len(made[name]), "found": f"{sum(hit) / 
 
 # %% [markdown]
 # The first column of gains says whether showing the class more often helps at all; the second whether the kind of
-# change adds anything to that, or whether copies would have done. See also how many are missed all the same: what was
-# never written cannot be made up, and new letters of the rare class would be worth more than any of these.
+# change adds anything to that, or whether copies would have done (a bound of 0.0% is no gain). It is one draw of rows:
+# another seed may change the order of ways that lie close together. See also how many are missed all the same: what
+# was never written cannot be made up; for that it takes new letters of the rare class.
 #
 # ## Quality over quantity
 # A row costs money, and a right label costs more. **Predict**: what do you take, 800 rows with right labels, or twice
@@ -687,12 +692,12 @@ def once(rows, collator, size):
 table({"": "padded", **once(rows, collate, 16)}, {"": "packed", **once(packs, collate_packed, 2)})
 
 # %% [markdown]
-# The same loss to the last rounding. The tokens that are computed for nothing are gone; whether that is felt in time
-# depends on how uneven the rows are, and on what a long pack costs in attention, which grows with its length squared.
-# On short, even rows like these on a CPU packing may well be the slower one: measure it, as here, on your own rows.
+# The same loss, to all digits shown. Nearly all tokens that are computed for nothing are gone; whether that is felt in
+# time depends on how uneven the rows are, and on what a long pack costs in attention, which grows with its length
+# squared. On short, even rows like these on a CPU packing may well be the slower one: measure it on your own rows.
 #
 # ## On a real model
-# What this lab measured on SmolLM2, beside your own figures:
+# What was measured on SmolLM2 in this lab, if it has been recorded, beside your own figures:
 
 # %%
 from labkit import measured
@@ -713,8 +718,9 @@ measured.beside("01_data_preparation")
 # What belongs together in this data, and whether it was kept together: by family, patient, thread, author, day.
 # </details>
 #
-# <details><summary>2. Why may the attention mask not be made by comparing ids with the pad id?</summary>
-# Because pad may be a real token too. In SmolLM2 it is the end of turn: masked by id, the model never learns to stop.
+# <details><summary>2. Why may padding not be found by comparing ids with the pad id?</summary>
+# Because pad may be a real token too. In SmolLM2 it is the end of turn: if its labels are masked by id, the model never
+# learns to stop.
 # </details>
 #
 # <details><summary>3. You mask names in the training file. Is the data anonymous now?</summary>

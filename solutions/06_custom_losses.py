@@ -648,7 +648,7 @@ measured.beside("06_custom_losses")
 #
 # <details><summary>1. Your contrastive loss falls to 0.00 within ten steps. Good news?</summary>
 # Not yet. If only pairs with y = 0 are left in the batches, everything can fall into one point at no cost; if the
-# margin m is tiny, a pair with y = 1 costs m² there, next to nothing. Look at the mean distance of the pairs with y = 1.
+# margin m is tiny, a pair with y = 1 costs m² there, next to nothing. Look at the mean distance of pairs with y = 1.
 # </details>
 #
 # <details><summary>2. Why is accumulation harmless for cross-entropy and not for InfoNCE?</summary>
