@@ -129,7 +129,7 @@ table(*({"gradient": float(g[i]), "moved, by hand": float(ours[i] - w[i]), "move
 # weight itself full fine-tuning keeps four, 16 bytes in 32-bit floats.
 #
 # ## A gradient that is too long is shortened
-# One odd batch can have a gradient a hundred times as long as usual. Clipping scales all gradients by one factor, so
+# One odd batch can have a gradient several times as long as usual. Clipping scales all gradients by one factor, so
 # that their common length is at most a limit, and the direction stays.
 #
 # ### Exercise 2.3 · clip the gradients together · difficulty 2 · 7 minutes
@@ -179,10 +179,10 @@ for name, rows in (("as they are", few), ("a broken export", broken)):
 table(*found)
 
 # %% [markdown]
-# A limit of 1 is the habit of the field, and `finetune` keeps it. Before training nearly every batch is longer than
-# that, and what counts is the direction. Without the limit one odd batch would weigh many times as much as its
-# neighbours in m, for some ten steps, and in v for a thousand. The run further below says in how many of its steps
-# the limit was met.
+# A limit of 1 is the habit of the field, and `finetune` keeps it. Both batches are far longer than that, and after
+# clipping only their direction counts. Without the limit the odd one would weigh more than its neighbours in m by as
+# much as it is longer, for some ten steps, and in v by the square of that, for a thousand. The run further below says
+# in what share of its steps the gradient was longer than 1.
 #
 # ## The rate rises, then falls
 # ### Exercise 2.4 · warm-up, then a cosine · difficulty 2 · 7 minutes
@@ -208,7 +208,7 @@ def learning_rate_at(step, steps, warmup, peak):
 check("learning_rate_at", learning_rate_at)
 
 # %% [markdown]
-# `transformers` has it and a dozen others by name. Three of them, and yours under the first:
+# `transformers` has it and a dozen others by name. Three of them; the title says how far yours is from its cosine:
 
 # %%
 import torch
@@ -235,12 +235,12 @@ plots.show(figure, alt="Three schedules over 100 steps: all climb for 10, then f
 
 # %% [markdown]
 # All begin low, since v has seen nothing yet and the first directions are poor. Falling to 0 lets the noise of single
-# batches average out at the end. Which of the falling ones you take matters little; that it falls at all, and from
-# which peak, matters much.
+# batches average out at the end. Experience says that the form of the fall matters less than that it falls, and from
+# which peak; this lab measures only the peak.
 #
 # ## The loop, whole
 # Everything is there. A step: take the rows that are next, run the model, take the loss, its gradients, clip them,
-# look up the rate, move the weights. **Predict** the loss after a dozen such steps.
+# look up the rate, move the weights. **Predict** the mean loss of the first three of a dozen steps, and of the last.
 
 # %%
 import torch
@@ -320,8 +320,9 @@ axes.legend(frameon=False)
 plots.show(figure, alt=f"Loss over the learning rate: flat, then falling up to {found.lowest:.0e}, then rising")
 
 # %% [markdown]
-# Left of the fall nothing happens, right of it the weights are thrown away. Take a peak somewhat below the lowest
-# point: the test is short, and a rate that is good for one step at a time is too high for hundreds.
+# Far to the left nothing happens. At its lowest point the running mean stops falling. Then it may stay level for a
+# while; where it shoots up, the weights are thrown away, and the test ends. Take a peak somewhat below the lowest
+# point: each dot is one batch, the test is short, and a rate that is good for a step or two is too high for hundreds.
 #
 # On real models the window is 1e-5 to 1e-4, and here it lies higher. Adam moves each weight by about the rate,
 # however many there are. In a wide layer thousands of moves add up to the same change of the output that a narrow
@@ -336,8 +337,9 @@ table(*({"profile": p.name, "parameters": f"{p.parameters / 1e6:,.0f} million", 
          f"{p.full_learning_rate:.0e}", "peak for LoRA": f"{p.learning_rate:.0e}"} for p in PROFILES.values()))
 
 # %% [markdown]
-# LoRA's rates are larger: its B starts at zero and has a way to go. What does a rate from the wrong line do? A loss
-# that is no number, or worse than blind guessing, ends the run, with a sentence:
+# LoRA (lab 03) trains a small addition that starts at zero, and has a longer way to go: its rates are larger. What does
+# a rate do that is thousands of times too high? A loss that is no number, or worse than blind guessing, ends the run,
+# with a sentence. The rate that it proposes is only the next one to try; compare it with the range test above:
 
 # %%
 from labkit import LabError, data, finetune, runs
@@ -390,9 +392,9 @@ print(f"largest difference {gap:.0e} nats; below 0.001: {gap < 1e-3}")
 table(*({"step": a["step"], "16 at once": a["loss"], "4 times 4": b["loss"]} for a, b in pairs))
 
 # %% [markdown]
-# The same training for a quarter of the activations, and for more time: small products use a machine less well. So
-# the batch size that counts for learning is rows × accumulation (× devices, lab 12); the micro-batch is a matter of
-# memory.
+# The same training with a quarter of the activations at a time, and as a rule more slowly: small matrix products use a
+# machine less well. So the batch size that counts for learning is rows × accumulation (× devices, lab 12); the
+# micro-batch is a matter of memory.
 #
 # ## Does it earn its place
 # Now the real training: the tone of tickets, from families (letters of one frame) of which training has seen none.
@@ -421,7 +423,9 @@ table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
 
 # %% [markdown]
 # Where two brackets (95 % intervals, which count families and not tickets) do not touch, "better than" may be said.
-# The price differs too: look at what each run trained and kept.
+# Where they overlap, as those of the bag of words and of the tuned models may, the table leaves it open: differences
+# ticket by ticket (lab 01) are the finer measure. The price differs too: look at what each run trained and kept, and
+# divide the seconds by the steps, of which LoRA had fewer.
 
 # %%
 measured.note("02_full_fine_tuning", steps=steps, full_seconds=full.seconds, lora_seconds=lora.seconds,
@@ -433,9 +437,8 @@ table(*({"": name, "trained": run.trainable, "share": f"{run.share:.1%}", "secon
                                 ("LoRA", lora, "adapter/adapter_model.safetensors"))))
 
 # %% [markdown]
-# Where nearly every step is clipped, as with few counted tokens in a batch it may be, clipping no longer catches the
-# odd one out: it gives all batches the same weight in Adam's means. That is harmless; a norm that *grows* through a
-# run is not.
+# Where nearly every step is clipped, the limit no longer singles out the odd batch: all get the same weight in Adam's
+# means. It happens where few tokens of a batch count, and does no harm as such; look out for a norm that *grows*.
 #
 # ## What it forgot
 # The base could do things before: go on with a story of its world, and read an answer out of a short note. Nobody
@@ -450,7 +453,8 @@ print(stories[0], "\n")
 print(questions[0]["prompt"], "\n->", questions[0]["completion"])
 
 # %% [markdown]
-# **Predict** for each: does the perplexity of the stories rise, and how many of the questions are still answered?
+# **Predict** for each: does the perplexity of the stories rise (exp of the mean loss: as unsure as between so many
+# equally likely tokens), and how many of the questions are still answered?
 
 # %%
 task, steps = data.ticket_task("tone"), current().steps * 2 // 5
@@ -468,10 +472,10 @@ measured.note("02_full_fine_tuning", **{f"{name.replace(' ', '_')}_stories": row
 table(*found.values())
 
 # %% [markdown]
-# A model that answers every question with a tone has not lost its knowledge in one place; the whole of it now leans
-# one way. LoRA's base is untouched: switch the adapter off and everything is back. With the adapter on, it forgets as
-# well; the intervals say whether less. What helps: a lower rate, fewer steps, and a share of the old kind of rows in
-# the mix.
+# Where the tuned models say a tone to one who asked for a code, training has taught more than was meant: how to answer
+# anything at all. LoRA's base is untouched: without the adapter it answers as before (lab 05 switches one off). With
+# it, LoRA forgets as well; the intervals say whether less, after two thirds of the steps. What may help: a lower rate,
+# fewer steps, and a share of the old kind of rows in the mix.
 #
 # ## Stop while it is good
 # Now provoke the other classic: two dozen letters, read again and again. **Predict** what the loss on *other* letters
@@ -533,8 +537,9 @@ print(f"Trainer: stopped at step {stopped.curve[-1]['step']};",
 
 # %% [markdown]
 # ## The power goes out
-# A long run dies: somebody closes the laptop, a queue takes the GPU away. Every so often the Trainer writes a
-# *checkpoint*. **Predict** what must be in it besides the weights, so that the rest of the run is the very same.
+# A long run dies: somebody closes the laptop, a queue takes the GPU away. Every so many steps the Trainer writes a
+# *checkpoint*; the stop button, which the next cell presses, lets it write one more, and a power cut does not.
+# **Predict** what must be in it besides the weights, so that the rest of the run is the very same.
 
 # %%
 import os
@@ -617,7 +622,8 @@ check("perplexity", perplexity)
 
 # %% [markdown]
 # Three small domains ship with the course: clinic notes, contract clauses, company reports, all made up. The base has
-# read none. **Predict** its perplexity on a contract; who guesses blindly has that of the vocabulary's size.
+# read none. **Predict** its perplexity on a contract. Who guesses blindly among all tokens of the vocabulary has their
+# number as perplexity: 2,048 for tiny-base.
 
 # %%
 from labkit import data, models, texts
@@ -651,23 +657,26 @@ table({"perplexity": "before"} | {name: str(found) for name, found in before.ite
         for name, found in after.items()))
 
 # %% [markdown]
-# The same table as a change of the perplexity. Read down a column: on the diagonal stands the domain that was read, and
-# beside it what two other trades taught of it.
+# The same table as a change of the perplexity. Read down a column: one of its three figures stands on the diagonal,
+# from the model that read this domain; the other two say what another trade taught of it.
 
 # %%
 table(*({"change": f"after {name}"} | {other: f"{found[other].change(before[other]):+.0%}" for other in parts}
         for name, found in after.items()))
 
 # %% [markdown]
-# A perplexity above the size of the vocabulary is worse than a blind guess: such a model is sure of something else. If
-# the columns that were not read fall too, one trade has taught much of the others: for a base that had met no prose of
-# any trade, those are long sentences, brackets, sums of money. A real model knows these, and there the gap between
-# diagonal and rest is the lesson. A falling perplexity says that the manner was learnt, not that the model knows the
-# law; and it is comparable under one tokenizer only, since with other tokens it is another sum.
+# A perplexity whose whole interval lies above the size of the vocabulary is worse than a blind guess: such a model is
+# sure of something else. If the columns that were not read fall too, one trade has taught much of the others: for a
+# base that had met no prose of any trade, those are long sentences, brackets, sums of money. A real model has met
+# these, so there expect a wider gap between diagonal and rest. A falling perplexity says that the manner was learnt,
+# not that the model knows the law; and it is comparable under one tokenizer only, since with other tokens it is another
+# sum.
 #
 # ## Questions and answers: instruction tuning
 # The handbook of the shop has 120 facts, with five questions each; four were for training, one is kept. The loss is
-# over the answer alone. **Predict**: is a fact found again under a question that was never read?
+# over the answer alone. ROUGE-L says how many words an answer shares with the handbook's, in the same order: 100% is
+# the same wording. **Predict** who scores higher under a question that was never read: the tuned model, or whoever
+# looks up the most similar question and copies its answer?
 
 # %%
 from labkit import data, evaluation, finetune, models, runs, texts
@@ -685,7 +694,8 @@ near = evaluation.nearest_answer(learn["prompt"], learn["completion"], asked["pr
 table(*found, {"": "answer of the nearest question", "ROUGE-L": str(evaluation.rouge_l(asked["completion"], near))})
 
 # %% [markdown]
-# The last line costs nothing: look the nearest known question up. Read an answer before you believe a figure:
+# The last line costs nothing: look the nearest known question up. If it scores as high as the tuned model, training has
+# not yet earned its place here. Read an answer before you believe a figure:
 
 # %%
 print(asked[0]["prompt"], "\n")
@@ -694,8 +704,10 @@ for name, answers in said.items():
     print(f"{name}: {answers[0]}")
 
 # %% [markdown]
-# It answers as the handbook speaks, and that is most of what instruction tuning teaches: the form. A wrong fact in
-# the right form is what one has to look for; more steps, more ways to ask, or looking the answer up (retrieval) help.
+# Look for two things in the tuned answer: the manner of the handbook, and its fact. A small model after few steps has
+# some of its words and not yet its sense; a larger one writes a wrong fact in the right form, which is harder to see.
+# More steps, more ways to ask, or looking the answer up (retrieval) are what to try next. (tiny-base says "neutral" to
+# much that it cannot answer: a habit from what it has read.)
 #
 # ## Code, in a form of its own
 # A template is a decision, and any will do if training and serving keep to it. Much code data comes in this one:
@@ -722,12 +734,14 @@ for name, pair in (("base model", models.load()), ("tuned", coder.loaded)):
 table(*found, caption=f"{len(split['train'])} rows to learn from, {len(split['test'])} held out")
 
 # %% [markdown]
-# It has learnt the look of code, as the card of the data says beforehand: two hundred rows teach nobody to program. A
-# model that shall write code must have read code, which is where choosing the base comes in.
+# The perplexity of the answers says that it has learnt the look of code, and not that any of it would run: two hundred
+# rows teach nobody to program. A model that shall write code must have read code, which is where choosing the base
+# comes in.
 #
 # ## Choose the base before the method
 # What a base has read decides what fine-tuning can bring out. Then its size must fit, and its licence must allow what
-# you want to do. `fits` is for weights, gradients and optimizer in a machine of 16 GB, three quarters of it.
+# you want to do. The last column names the methods (QLoRA: LoRA over a base in 4 bits, lab 04) whose weights, gradients
+# and optimizer take at most three quarters of 16 GB; the rest is for activations.
 
 # %% tags=["reproducible"]
 from labkit.choosing import base_models
@@ -745,10 +759,10 @@ table(*({"base": b.model.split("/")[-1], "licence": b.licence, "allows": b.allow
          "source": b.source} for b in base_models()))
 
 # %% [markdown]
-# Sizes of one family may come under different licences, and a fine-tuned model inherits that of its base. This is a
-# summary for engineers, no legal advice: the text behind `source` counts. The rule of thumb: the smallest model that
-# speaks the language of your rows, under a licence that you can keep; then LoRA (lab 03); all weights when LoRA's
-# interval lies below what you need, and you have the memory.
+# Sizes of one family may come under different licences (not these two of Qwen2.5), and a fine-tuned model inherits that
+# of its base. This is a summary for engineers, no legal advice: the text behind `source` counts. The rule of thumb: the
+# smallest model that speaks the language of your rows, under a licence that you can keep; then LoRA (lab 03); all
+# weights when LoRA's interval lies below what you need, and you have the memory.
 #
 # ## On a real model
 # With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2, 135 million parameters, with a rate from the window
@@ -786,7 +800,7 @@ measured.beside("02_full_fine_tuning")
 # settings changed in between, which labkit refuses.
 # </details>
 #
-# **Next:** lab 03 leaves W alone and trains a detour of a twentieth. How far you are:
+# **Next:** lab 03 leaves the weights alone and trains an addition of a twentieth of their number. How far you are:
 
 # %%
 from labkit import progress
