@@ -338,7 +338,7 @@ table(*({"profile": p.name, "parameters": f"{p.parameters / 1e6:,.0f} million", 
 
 # %% [markdown]
 # LoRA (lab 03) trains a small addition that starts at zero, and has a longer way to go: its rates are larger. What does
-# a rate do that is thousands of times too high? A loss that is no number, or worse than blind guessing, ends the run,
+# a rate do that is a thousand times too high? A loss that is no number, or worse than blind guessing, ends the run,
 # with a sentence. The rate that it proposes is only the next one to try; compare it with the range test above:
 
 # %%
