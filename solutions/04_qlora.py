@@ -13,8 +13,9 @@
 #
 # *75 minutes. You need: numpy, and lab 03. No GPU, no network, no account.*
 #
-# LoRA trains a twentieth of the numbers and still carries all the others about. This is what a step takes for a model
-# of seven billion parameters whose weights are in 16 bits, one row of 512 tokens. A free GPU has 16,000 MB.
+# LoRA trains few of the numbers, a twentieth of tiny-base's in lab 03 and far fewer of a large model's, and still
+# carries all the others about. This is what a step takes for a model of seven billion parameters whose weights are in
+# 16 bits, one row of 512 tokens. A free GPU has 16,000 MB.
 
 # %% tags=["reproducible"]
 from labkit import models
@@ -25,8 +26,8 @@ table(*({"method": method, **models.memory("Qwen/Qwen2.5-7B-Instruct", method, b
         for method in ("full", "lora", "qlora")), caption="MB (10^6 bytes)")
 
 # %% [markdown]
-# LoRA removes gradients and optimizer; what is left is nearly all weights, and they are frozen. Nobody needs sixteen
-# bits to *read* a number. How few are enough, and what does it cost?
+# With LoRA, gradients and optimizer are next to nothing; what is left is mostly weights, and they are frozen. Nobody
+# needs sixteen bits to *read* a number. How few are enough, and what does it cost?
 #
 # ## A byte in place of a float
 # ### Exercise 4.1 · a byte in place of a float · difficulty 1 · 6 minutes
@@ -68,8 +69,8 @@ for bits, largest in ((8, 127), (4, 7)):
 table(*rows, caption=f"{profile}: {W.shape[0]} x {W.shape[1]} weights, one scale for all")
 
 # %% [markdown]
-# Eight bits cost little. With four, all weights share fifteen codes, and the scale is set by the largest of them: one
-# large weight, and the many small ones round to zero.
+# Eight bits cost little. Four have fifteen codes at most (the table counts those in use), and their scale is set by the
+# largest weight of all: one large weight, and the many small ones round to zero.
 #
 # ## A scale for every block
 # ### Exercise 4.2 · a scale for every block · difficulty 2 · 10 minutes
@@ -129,8 +130,8 @@ plots.show(figure, alt="; ".join(f"{name}: " + ", ".join(f"{v:.0%} with {s} in a
                                  for name, values in errors.items()))
 
 # %% [markdown]
-# With a scale of its own for every 64 weights the outlier spoils 63 others and no more. Smaller blocks are better
-# still, and each block costs a scale; we come to that bill.
+# Only the one scale for all notices much: an outlier spoils those that share its block, 63 others of 64, and no more.
+# Smaller blocks are better without an outlier too, and each block costs a scale; we come to that bill.
 #
 # ## Sixteen levels for a bell curve
 # Evenly spaced codes spend as many levels on the rare large weights as on the many small ones. Trained weights look
@@ -298,8 +299,9 @@ table(*rows, {"": "whole model, the rest in 16 bits", "fp32": before, "NF4": hal
 
 # %% [markdown]
 # The layers come out near the 4.13 bits that you counted (and a little above in a small model, where each matrix brings
-# its two code books, a kilobyte together). The embedding stays as it was: it is looked up, not multiplied, and it is
-# the output head. In a small model it is a large part, so "4 bits" is a claim about layers; ask for the whole.
+# its two code books, a kilobyte together). The embedding stays as it was: only the blocks' linear layers are quantised,
+# and it serves as the output head too. In a small model it is a large part, so "4 bits" is a claim about layers; ask
+# for the whole.
 #
 # ## Train over it
 # A matrix of 4 bits cannot be nudged: a step of the optimizer is far smaller than the gap between two levels. So it
@@ -331,12 +333,14 @@ with torch.no_grad():
     print(f"from the layer in fp32:      {float((layer(x) - exact).abs().mean() / size):.1%}")
 
 # %% [markdown]
-# The error of the layer is not small. Much of it cancels over a whole model, and the adapter learns beside the
-# *rounded* weights, so it can make up for some of the rest.
+# The error of one layer is not small. The adapter learns beside the *rounded* weights, so it can make up for some of
+# it; what is left of it in the answers, the table of accuracies below says.
 #
 # ## Memory, before you run it
 # Five things fill the memory of a training: weights, gradients, the optimizer's state, activations (what the forward
-# pass keeps for the backward pass), logits.
+# pass keeps for the backward pass), logits. They are not all held at once: gradients come as activations go. The peak
+# is what is held at the worst moment, with its working space (temporaries, such as those of the optimizer's step); so
+# it is not the sum of the five.
 #
 # ### Exercise 4.7 · the bytes, before you run it · difficulty 2 · 8 minutes
 # A frozen base has `parameters` weights of `bits` bits each, their part of the scales included. Beside it `trainable`
@@ -417,8 +421,8 @@ table(*({"method": method, "predicted": f"{predicted[method].peak / 1e6:.1f}", "
 
 # %% [markdown]
 # Within a few per cent, from a config of a dozen lines. And look what 4 bits saved *here*: the base shrank to a third,
-# and the peak hardly. A tiny model with eight rows is nearly all activations; a large one with few is nearly all
-# weights, as in the first table of this lab. QLoRA helps where weights are what fills the memory.
+# and the peak hardly. A tiny model with eight rows is nearly all activations; a large one with few is mostly weights,
+# as in the first table of this lab. QLoRA helps where weights are what fills the memory.
 #
 # ### Fewer activations
 # Two remedies for activations. *Checkpointing* keeps only the input of each block, and computes the block a second time
@@ -437,12 +441,13 @@ for name, way in ways.items():
 table(*results)
 
 # %% [markdown]
-# The loss is the same: both are ways to compute the same gradient. Checkpointing pays in time, about one more forward
-# pass. In `finetune` they are `arguments={"activation_checkpointing": True, "gradient_accumulation_steps": 4}`.
+# The loss is the same: both are ways to compute the same gradient. Both pay in time: checkpointing runs about one more
+# forward pass, accumulation runs small parts one after the other. In `finetune` they are
+# `arguments={"activation_checkpointing": True, "gradient_accumulation_steps": 4}`.
 #
 # ### The optimizer in 8 bits, in pages, and elsewhere
 # Adam's moments can be kept in 8 bits with a scale for each 256, by the same trick as above
-# (`arguments={"optim": "adamw_bnb_8bit"}`). **Predict** for which of the two methods it matters:
+# (`arguments={"optim": "adamw_bnb_8bit"}`). **Predict** whether it matters for full fine-tuning or for QLoRA:
 
 # %% tags=["reproducible"]
 from labkit import models
@@ -479,7 +484,9 @@ fit = WillItFit("Qwen/Qwen2.5-1.5B-Instruct", "qlora", batch=8, length=512)
 fit
 
 # %% [markdown]
-# The dashed line leaves a tenth for CUDA and for what an allocator cannot use. The figures behind the bars:
+# The dashed line leaves a tenth for CUDA and for what an allocator cannot use. As the cell stands, half the batch, half
+# the length or checkpointing brings it onto the T4, each alone; the method cannot, since QLoRA is the smallest already
+# and most of the bar is activations. The figures behind the bars:
 
 # %%
 fit.table()
@@ -515,8 +522,9 @@ for name, run in trained.items():
 table(*rows, caption=f"{len(held)} tickets of {len(set(families))} families, {trained['LoRA'].settings['steps']} steps")
 
 # %% [markdown]
-# Read the intervals first; a difference inside them is none. `weights` is base and adapter together. Seconds are for
-# this machine: bringing weights back to floats costs time at every step, which a GPU may win back by fitting more rows.
+# Read the intervals first: where they overlap, this table does not show which is better; lab 07 compares row by row.
+# `weights` is base and adapter together. Seconds are for this machine: bringing weights back to floats costs time at
+# every step (compare LoRA and QLoRA), which a GPU may win back by fitting more rows.
 
 # %%
 dots = [(name, s.value, s.low, s.high) for name, s in scores.items()]
@@ -532,7 +540,7 @@ measured.note("04_qlora", base_bytes_of_fp32=f"{base_share:.1%}", steps=trained[
 print(f"the base takes {base_share:.1%} of its fp32 bytes")
 
 # %% [markdown]
-# ## Three ways to merge, and one of them loses
+# ## Three ways to merge, and only one keeps the model
 # The adapter learnt beside W as NF4 shows it. To ship one model without an adapter, something must be added to
 # something.
 #
@@ -585,14 +593,14 @@ for name, found in logs.items():
 table(*rows, caption=f"{len(held)} tickets")
 
 # %% [markdown]
-# Only the first merge is the model that you tested. The fp32 base is another base than the one that the adapter grew
-# beside, by just the rounding; a second rounding changes the sum anew, and can undo what was learnt. Where the
+# Only the first merge is the model that you tested. The adapter grew beside the rounded base, and the fp32 base differs
+# from that by just the rounding; a second rounding changes the sum anew, and can undo what was learnt. Where the
 # accuracy does not show it, the gap does; what is shipped has to be scored again. `adapters.merge` dequantises first,
 # if not told otherwise; peft's `merge_and_unload` on a 4-bit model is the last row.
 #
 # ## On a real model
-# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2. What it measured when we did, beside what you have
-# just seen:
+# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2. What it measured, if it was recorded, beside what you
+# have just seen:
 
 # %%
 from labkit import measured
@@ -600,8 +608,8 @@ from labkit import measured
 measured.beside("04_qlora")
 
 # %% [markdown]
-# Under `full` the base and its learning rate change, by `labkit.profiles`. A gated base such as Llama asks you to
-# accept its licence first; the error says where.
+# With `LABKIT_PROFILE=full` the base and its learning rate change, by `labkit.profiles`. A gated base such as Llama
+# asks you to accept its licence first; the error says where.
 #
 # ## The same by command line
 # Lab 11 does this with Microsoft's `olive finetune --method qlora`. In Python it is one word more than lab 03:
@@ -620,8 +628,8 @@ measured.beside("04_qlora")
 # </details>
 #
 # <details><summary>2. Why are A and B kept in fp32 and not in 4 bits too?</summary>
-# They are trained. A step changes a weight by a thousandth of itself or less, far below the gap between two of sixteen
-# levels, so every step would be rounded away.
+# They are trained. A step moves a weight by far less than the gap between two of sixteen levels, so nearly every step
+# would be rounded away.
 # </details>
 #
 # <details><summary>3. Why does NF4 have a level at exactly zero, and one level more above it than below?</summary>

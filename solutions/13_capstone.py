@@ -132,8 +132,8 @@ print(project.methods(("lora", "full")))
 check("project_methods", project)
 
 # %% [markdown]
-# Read the column of trained parameters beside the figure, and mind the intervals: so few rows tell only large
-# differences.
+# Where the intervals overlap, so few rows do not tell the two apart. Read the column of trained parameters beside the
+# figure. The steps below go on with LoRA whichever is ahead: it is LoRA's settings that are searched.
 #
 # ## Step 6: ten trials
 # Learning rate, rank, scale, batch and dropout, drawn and judged on validation rows; the study lies in a file and goes
@@ -155,8 +155,9 @@ print(study.table(5))
 check("project_search", project)
 
 # %% [markdown]
-# The figure of a trial on free text is the log-likelihood of the right answer, which takes no writing and is quick; on
-# labels it is accuracy. Which trial was chosen, and how they went:
+# The figure of a trial on free text is the mean log-likelihood of a token of the right answer, in nats, which takes no
+# writing and is quick; a model that is ahead by it need not write the better answers. On labels it is accuracy. Which
+# trial was chosen, and how they went:
 
 # %%
 from labkit import plots
@@ -186,7 +187,8 @@ print(project.evaluation())
 check("project_evaluation", project)
 
 # %% [markdown]
-# Compare with your prediction: the tuned model beside everything that costs nothing, on the same rows.
+# Compare with your prediction: *tuned* minus *similar words*, in points (the tables of steps five and eight have the
+# decimals), beside everything that costs nothing, on the same rows.
 
 # %%
 from labkit import plots
@@ -198,9 +200,10 @@ plots.show(plots.scores(project.beside(), project.finding(), x=project.metric),
            alt="; ".join(f"{name} {value:.1%}" for name, value, *_ in project.beside()))
 
 # %% [markdown]
-# Where the title says *behind*, a lookup that costs nothing is the better product: write that down, and do not ship for
-# this figure (quiz 1). Now the rows that went worst. Read them aloud: they say more about what to do next than any
-# figure.
+# Where the title says *behind*, what it names costs nothing and is the better product: write that down, and do not
+# ship for this figure (quiz 1). Where even the commonest answer is ahead, the model makes little of the question. Now
+# the rows that went worst. Read them aloud, and count how often one sentence comes back for different questions: they
+# say more about what to do next than any figure.
 
 # %%
 from labkit.capstone import Project
@@ -212,8 +215,8 @@ Evaluation.read(project.folder / "final").worst(5)
 
 # %% [markdown]
 # ## Step 8: a gate that could say no
-# Rules, and what they say of this model against the base. A gate that nothing could fail is none, and the check says
-# so.
+# Rules, and what they say of this model against the base. A gate that nothing could fail is none, and the check turns
+# it away.
 #
 # ### Checkpoint 13.8 · a rule that could say no · difficulty 1 · 10 minutes
 
@@ -230,8 +233,9 @@ print(project.gate([{"metric": "main", "no_drop": 0.0}]))
 check("project_gate", project)
 
 # %% [markdown]
-# Open or shut, it was asked about the base alone: the lookup of step four is not in this rule. A file of your own
-# deserves one more, such as `{"metric": "main", "at_least": ...}` with the best of that step.
+# Open or shut, it was asked about the base alone: the lookup of step four is not in this rule. Add one that asks, such
+# as `{"metric": "main", "at_least": ...}` with the best figure of that step as a share, and run the cell again: is the
+# gate still open?
 #
 # ## Step 9: out of PyTorch, with its papers
 # ONNX in 4 bits, one set of test prompts through every stage, and the model card that carries what came of it. The last
@@ -257,10 +261,12 @@ print(book.table())
 check("project_export", project)
 
 # %% [markdown]
-# An answer that differs by one word counts as another; the figure beside it says whether it got worse. With labels, the
-# stages before pick one and a client must take what is written: a served figure below theirs is no drift if the answers
-# are as before, and it is the one that clients see. The card as strangers will read it, with the ledger, all but its
-# front matter:
+# An answer that differs by one word counts as another; the figure beside it says whether it got worse. Where there are
+# labels, the stages before *served* choose among them, and a client gets what is written: a served figure below theirs
+# is no drift as long as the written answers are as before, and it is the one that clients see.
+#
+# The card as strangers will read it, with this table, all but its front matter. It sets the model beside the base
+# alone: if something of step four is ahead, add that line before you hand the card on.
 
 # %%
 from labkit.capstone import Project
@@ -272,8 +278,9 @@ print(card.strip())
 
 # %% [markdown]
 # ## Talk to it
-# The ONNX model answers below, without PyTorch. In a terminal, `labkit serve` with the folder that is printed, from
-# that of your runs, gives the same to any program that speaks OpenAI's API.
+# The ONNX model answers a test question below, without PyTorch. Is it the answer to that question? In a terminal, in
+# the folder of your runs, `labkit serve` with the folder that is printed gives the same to any program that speaks
+# OpenAI's API.
 
 # %%
 from labkit.capstone import Project
@@ -311,8 +318,8 @@ measured.beside("13_capstone")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit inspect`, `labkit finetune`, `labkit search`, `labkit evaluate`, `labkit gate` and `labkit serve` are these
-# steps, one word each, and `labkit handin` puts together what you show to others.
+# `labkit inspect`, `labkit finetune`, `labkit search`, `labkit evaluate` and `labkit gate` are steps of this lab, one
+# word each; `labkit serve` answers with what came of them, and `labkit handin` puts together what you show to others.
 #
 # ## What you can do now
 # You can take a file that nobody has prepared to a model that runs on a small machine, and say at each step what it
@@ -320,7 +327,7 @@ measured.beside("13_capstone")
 #
 # **Quiz.** Answer each in your head, then open it.
 #
-# <details><summary>1. The tuned model beats the base by far, and "similar words" by nothing. Do you ship it?</summary>
+# <details><summary>1. The tuned model beats the base by far, and not "similar words". Do you ship it?</summary>
 # Not for this figure. Looking up the most similar question costs no training, never invents a rule, and can be mended
 # by adding a row. Ship the model only for what the lookup cannot do, and measure that.
 # </details>
@@ -331,8 +338,8 @@ measured.beside("13_capstone")
 # </details>
 #
 # <details><summary>3. In which step did most of the work go, and in which would an hour more pay?</summary>
-# Mostly the rows. Ten trials mostly move the test figure by little; mending labels, taking out doubles and adding the
-# cases that went worst moves it by more, and it stays.
+# With a file of your own, mostly the rows. Ten trials move the figure that they are judged by; mending labels, taking
+# out doubles and adding the cases that went worst mostly moves the test figure by more, and it stays.
 # </details>
 #
 # **Next:** your own file, from the top of this page. How far you are:
