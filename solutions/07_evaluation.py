@@ -88,8 +88,9 @@ print(both.compute(predictions=said, references=truth))
 
 # %% [markdown]
 # ## Texts: which words, in which order
-# For a summary or a reply there is no single right answer. BLEU counts the runs of 1 to 4 words that an answer shares
-# with a reference, ROUGE-1 and -2 do so from the reference's side, and ROUGE-L takes the longest shared order of words.
+# For a summary or a reply there is no single right answer. BLEU asks which share of an answer's runs of 1 to 4 words
+# the reference has. ROUGE-1 and -2 are the F1 of shared words and shared pairs, ROUGE-L is that of the longest row of
+# words that both have in the same order, gaps allowed.
 #
 # ### Exercise 7.2 · the precision of BLEU · difficulty 2 · 8 minutes
 # `reference` and `answer` are lists of words. Which share of the answer's runs of n words does the reference have? A
@@ -192,8 +193,8 @@ for stride in (31, 16, 4):
 table(*rows, caption=f"{len(texts)} tickets, {len(values)} tokens, windows of 32 tokens")
 
 # %% [markdown]
-# Same model, same texts, three figures. In a model that makes use of what stands far back, perplexity falls with the
-# stride, and a paper may choose; tiny-base looks back little, so its figures only wander. A perplexity without its
+# Same model, same texts, three figures; and the smaller the stride, the longer it takes. In a model that makes use of
+# what stands far back, perplexity falls with the stride, so whoever reports it can choose. A perplexity without its
 # window and stride is half a figure: compare models at the same ones.
 #
 # ## One call that scores a model
@@ -221,6 +222,8 @@ router.table()
 router.slice_table("label")
 
 # %% [markdown]
+# Where a team has every row right, drawing its families gives 100 % each time, which would claim certainty; there the
+# interval is Wilson's, a formula for shares, with one vote a family, and wider than that of a team with one mistake.
 # Where do the lost tickets go? A row is a true team, a column what was said.
 
 # %%
@@ -297,8 +300,8 @@ def careless(size):
 table(*({"batch size": size, "accuracy, last position": f"{careless(size):.0%}"} for size in (1, 32)))
 
 # %% [markdown]
-# Same weights, same rows, no error, no warning. Now with the last real token, a mask, and positions that count from
-# it. The largest difference of any log-likelihood to batch size 1:
+# Same weights, same rows, no error, no warning. Now with the last real token, a mask, and positions counted from the
+# first real one. Does a log-likelihood differ from that at batch size 1 by 0.001 nats or more, does an answer?
 
 # %%
 prompts = rows["prompt"][:24]
@@ -352,8 +355,8 @@ table({"": "bag of words", "accuracy": str(evaluation.accuracy(router.truth, wor
       {"": "LoRA", "accuracy": str(router.main)}, caption=f"{len(words)} tickets, {len(set(router.groups))} families")
 
 # %% [markdown]
-# Overlapping intervals settle nothing, but they throw something away: both models read the *same* tickets, and what is
-# hard for one is mostly hard for the other.
+# Overlapping intervals settle nothing, and they throw something away: both models read the *same* tickets, and what is
+# hard for one is often hard for the other.
 #
 # ### Exercise 7.6 · two models on the same rows · difficulty 2 · 8 minutes
 # `a` and `b` say of each row whether the model was right. Give the p of McNemar's exact test: of the rows on which
@@ -387,8 +390,9 @@ print("all rows, paired by family: LoRA minus bag of words", evaluation.paired_b
                                                                                           router.groups))
 
 # %% [markdown]
-# If the second interval leaves zero out, you may write "better"; if it does not, write what you saw and how many
-# families there were. Should the two disagree, trust the one that has read all rows: McNemar saw one of six.
+# If the interval leaves zero out, you may write "better"; if it does not, write what you saw and how many families
+# there were. Where the two disagree (p below 0.05, and zero inside the interval), trust the one that has read all
+# rows: McNemar saw one of six.
 #
 # **Predict**: how many independent test rows does it take to see a difference of two points between 90 % and 92 %,
 # four times in five?
@@ -413,8 +417,9 @@ table({"first ahead": f"{(one > two).mean():.0%}", "equal": f"{(one == two).mean
        "second ahead": f"{(two > one).mean():.0%}"})
 
 # %% [markdown]
-# One ticket in twenty is no news. The opposite mistake is to look often: twenty candidates, all equal to the baseline,
-# each tested once. Holm's correction asks more of the smallest p the more of them there are. A hundred such series:
+# One ticket in twenty is no news: two equally good models change places in about two of five tries. The opposite
+# mistake is to look often: twenty candidates, all equal to the baseline, each tested once. Holm's correction asks more
+# of the smallest p the more of them there are. A hundred such series:
 
 # %% tags=["reproducible"]
 from labkit.evaluation import holm, mcnemar
@@ -459,8 +464,9 @@ def leaked_rows(train, test, n, share):
 check("leaked_rows", leaked_rows)
 
 # %% [markdown]
-# Now do it to a model on purpose: sixteen tickets to learn from, and among them, by accident, one ticket each of
-# sixteen test families. The other tickets of those families stay in the test set: the same letters with other names.
+# Now do it to a model on purpose: sixteen tickets to learn from, and beside them, by accident, one ticket each of
+# sixteen test families. Nothing is taken out of the test set: it holds these sixteen themselves, and the other tickets
+# of their families, the same letters with other names.
 
 # %%
 from datasets import Dataset
@@ -573,7 +579,9 @@ def best_threshold(confidence, price, by_hand, thresholds):
 check("best_threshold", best_threshold)
 
 # %% [markdown]
-# With the router, at 1,500 tickets a week. The threshold is chosen on validation tickets and paid on test tickets:
+# With the router, at 1,500 tickets a week, and its confidence as it is: a threshold that is picked by what it costs
+# needs no calibration. With calibrated confidence the prices alone would give it, 1 - 2 / 12 = 0.83. It is chosen on
+# validation tickets, and the bill is that of the test tickets:
 
 # %%
 from labkit import data, evaluation, finetune, plots, runs
@@ -596,7 +604,7 @@ table(*({"": name, "threshold": t, "to a person": f"{paid[t].by_hand:.0%}", "eur
         for name, t in (("model alone", 0.0), ("chosen", chosen.threshold), ("people alone", 1.01))))
 
 # %% [markdown]
-# The whole curve. Compare its lowest point with both ends; around it, being a little off costs little.
+# The whole curve. Compare its lowest point with both ends. On which side of it does being a little off cost little?
 
 # %%
 each = [plan for plan in paid.values() if plan.threshold <= 1]
@@ -656,7 +664,8 @@ RatingBox(ratings)
 
 # %% [markdown]
 # So that there is something to count at once, two stand-ins rate all pairs: one likes the longer reply, the other the
-# one that shares more words with the reference. Look at kappa before you look at who won.
+# one that shares more words with the reference. Where both repliers found the same reply, either must say *tie*. Look
+# at kappa before you look at who won.
 
 # %%
 import tempfile
@@ -679,12 +688,13 @@ print(f"kappa of the two on {pairs} pairs: {kappa:.2f}")
 print(*(f"{r.rater}: {r.wins().metric} in {r.wins()} of the pairs that are no tie" for r in raters), sep="\n")
 
 # %% [markdown]
-# Where kappa is near zero, the two were not rating the same thing, and no share of wins means anything: write down what
-# "better" is, and rate again. `ratings.export("ratings.csv")` is for a spreadsheet.
+# Where a pair shows one reply twice, two ties agree by force, and kappa flatters: rate pairs that differ. Where kappa
+# is near zero, the two were not rating the same thing, and no share of wins means anything: write down what "better"
+# is, and rate again. `ratings.export("ratings.csv")` is for a spreadsheet.
 #
 # ## A gate that stops a worse model
-# A colleague has trained a candidate on a new export. Nobody noticed that the export files returns under *warranty*.
-# The curve looks fine. **Predict** what a gate must look at to stop it.
+# A colleague has trained a candidate on a new export, for 32 steps in place of 40. Nobody noticed that the export
+# files returns under *warranty*. **Predict** what a gate must look at to say which team was lost.
 
 # %%
 from labkit import data, evaluation, finetune, runs
@@ -701,9 +711,9 @@ candidate = evaluation.evaluate_model(finetune(wrong, steps=32, out=runs("lab07-
 evaluation.compare([baseline, candidate])
 
 # %% [markdown]
-# A rule says who has to prove what. `no_drop` asks the candidate: the interval of the difference, row by row, must end
-# above minus this much. `no_proven_drop` asks the gate: it stops what is worse beyond doubt, which is all that a
-# slice of a few families allows; its level is corrected for the number of slices.
+# A rule says who has to prove what. `no_drop` asks the candidate: the lower end of the interval of the difference, row
+# by row, must not lie below minus this much. `no_proven_drop` asks the gate: it stops what is worse beyond doubt, which
+# is all that a slice of a few families allows; its level is corrected for the number of slices.
 
 # %%
 rules = [{"metric": "accuracy", "at_least": 0.75},
@@ -713,7 +723,8 @@ verdict = evaluation.gate(candidate, baseline, rules)
 verdict
 
 # %% [markdown]
-# The last rule names the team that was lost. The model in use, held against itself, must pass:
+# The last rule names the team that was lost. One team of eight can cost 12.5 points at most; what is lost beyond its
+# share has other causes, such as the shorter training. The model in use, held against itself, must pass:
 
 # %%
 print("candidate passes:", bool(verdict))
@@ -738,8 +749,9 @@ print(done.stdout.splitlines()[0])
 print("exit code", done.returncode)
 
 # %% [markdown]
-# What passes the gate goes out with a card. It is written from the Run and the scores, in the form that the hub reads:
-# the figures stand in its head, where leaderboards look, and below for people.
+# Exit code 1 stops the build; a good candidate ends with 0. What passes the gate goes out with a card. It is written
+# from the Run and the scores, in the form that the hub reads: the figures stand in its head, where leaderboards look,
+# and below for people. This is its beginning:
 
 # %%
 from labkit.training import Run
@@ -792,12 +804,13 @@ measured.beside("07_evaluation")
 #
 # ## What you can do now
 # You can write the field's metrics, put an honest interval on each, compare two models on the same rows, find leaked
-# rows, price mistakes, ask people without telling them, and stop a worse model by a rule.
+# rows, price mistakes, ask people blindly, and stop a worse model by a rule.
 #
 # **Quiz.** Answer each in your head, then open it.
 #
 # <details><summary>1. Two intervals overlap. Are the models equally good?</summary>
-# Not known. On the same rows the paired difference is often much surer than either score; look at its interval.
+# Not known. Both answered the same rows: look at the interval of the paired difference, which can leave zero out where
+# the two overlap.
 # </details>
 #
 # <details><summary>2. A candidate gains a point; one team, 5 % of the tickets, loses forty. What tells you?</summary>

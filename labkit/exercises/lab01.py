@@ -112,7 +112,7 @@ def jaccard(answer):
         'key = " ".join(text.lower().split()) is such a form. Put those of train into a set; enumerate numbers test.',
         "seen = {key(text) for text in train}\nreturn [i for i, text in enumerate(test) if key(text) in seen]",
     ),
-    after="Equal up to spelling is the easy kind of leak; near duplicates and families flatter more.",
+    after="Equal but for case and spaces is the easy kind of leak; near duplicates are harder to find.",
 )  # fmt: skip
 def leaked(answer):
     train = ["Too late again.", "Where is it?", "Money back.", "Thank you!", "Where is it?"]

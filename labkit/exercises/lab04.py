@@ -319,7 +319,7 @@ def _judge_blocks(x, block: int, scales, right, where: str) -> None:
         "below = -norm.ppf(np.linspace(0.9677083, 0.5, 8)[:-1])\n"
         "levels = np.sort(np.concatenate([below, [0], above]))\nreturn levels / levels.max()",
     ),
-    after="Levels stand close where weights are frequent: each is used about equally often.",
+    after="Levels stand close where weights are frequent, and far apart where they are rare.",
 )
 def nf4_codebook(answer):
     import numpy as np
@@ -601,7 +601,7 @@ def bits_per_weight(answer):
         'return {"weights": parameters * bits / 8 + 4 * trainable, "gradients": 4 * trainable, '
         '"optimizer": 8 * trainable}',
     ),
-    after="Full fine-tuning is 16 bytes a weight. Activations come on top: they grow with batch and length, not here.",
+    after="Full fine-tuning in fp32 is 16 bytes a weight. Activations come on top, and grow with batch and length.",
 )
 def qlora_bytes(answer):
     for n, t, bits in ((1_000_000, 50_000, 4.5), (800_000, 30_000, 4), (0, 1_000_000, 32), (800_000, 0, 32)):

@@ -377,7 +377,7 @@ def leaked_rows(answer):
         "gaps = [abs((confidence - right)[place == k].mean()) * (place == k).mean() for k in np.unique(place)]\n"
         "return sum(gaps)",
     ),
-    after="Small ECE says that confidence can be read as a share of right answers, which the threshold below needs.",
+    after="Small ECE says that confidence can be read as a share of right answers.",
 )
 def calibration_error(answer):
     import numpy as np
@@ -473,7 +473,7 @@ def cohens_kappa(answer):
         "Try them all and keep the one with the least; min(thresholds, key=cost).",
         "return min(thresholds, key=lambda t: np.where(confidence < t, by_hand, price).mean())",
     ),
-    after="The threshold follows from prices and calibration; 0.5 follows from nothing.",
+    after="The threshold follows from the prices and from the model's mistakes, not from a habit.",
 )
 def best_threshold(answer):
     import numpy as np

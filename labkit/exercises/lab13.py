@@ -62,7 +62,7 @@ def project_baselines(answer):
 @exercise("project_methods", lab=LAB, title="two methods, one comparison", difficulty=2, minutes=20, limit=180,
           hints=("Same rows, same number of steps, same base: only the method differs.",
                  "Judge on validation rows. The test rows stay shut.", OURS.format("methods")),
-          after="You know now what the choice of method was worth here, and what it cost.")
+          after="You know now what each method reached here, and what it cost.")
 def project_methods(answer):
     hold(answer, "methods")
 
