@@ -39,7 +39,9 @@ def pytest_runtest_setup(item: pytest.Item):
     solved = "" if lab in WHOLE else SOLVED_STEPS
     learners = LEARNERS_NEED.get(lab, LEARNERS_STEPS)
     settings = {"LABKIT_STEPS": learners if item.path.parent.name == "notebooks" else solved}
-    scratch = Path(item.config._tmp_path_factory.getbasetemp())
+    # runs of their own: a study or a training that the other copy left, with other steps, is nothing to go on from
+    scratch = Path(item.config._tmp_path_factory.getbasetemp()) / item.path.parent.name
+    scratch.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in course.kernel_environment(scratch, **course.OFFLINE | settings).items():
             patch.setenv(name, value)

@@ -303,7 +303,7 @@ def test_a_real_run_keeps_the_record_of_a_lab_that_ends_and_puts_the_old_one_bac
 def test_ctrl_c_stops_the_whole_run_at_once(checkout):
     for name in ("07_shares", "08_next"):
         (checkout / "solutions" / f"{name}.py").write_text(
-            "# %%\nimport time\nfrom pathlib import Path\nPath('started').open('a').write('x')\ntime.sleep(60)\n",
+            "# %%\nimport time\nfrom pathlib import Path\nPath('started').open('a').write('x')\ntime.sleep(300)\n",
             encoding="utf-8",
         )
     course.build(execute=False, progress=False, root=checkout)
@@ -322,7 +322,7 @@ try:
 except KeyboardInterrupt:
     print("stopped")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=course.COURSE, capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], cwd=course.COURSE, capture_output=True, text=True, timeout=150)
     assert done.stdout.strip() == "stopped"
     assert (checkout / "notebooks" / "started").read_text() == "x"
 

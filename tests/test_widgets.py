@@ -144,7 +144,7 @@ def test_without_ipywidgets_each_widget_leaves_a_text_and_a_picture_or_a_table(e
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as where it is not installed
     left = {name: set(output.data) for name, output in zip(every, outputs(every), strict=True)}
     assert left == {"side by side": {"text/plain", "text/html"}, "tokens": {"text/plain", "text/html"},
-                    "profile": {"text/plain"}, "memory": {"text/plain", "image/png"},
+                    "profile": {"text/plain", "text/html"}, "memory": {"text/plain", "image/png"},
                     "rating": {"text/plain", "text/html"}}
 
 
