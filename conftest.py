@@ -14,13 +14,6 @@ import pytest
 from labkit import course
 
 THREADS = "OMP_NUM_THREADS"  # two processes that both use all cores are several times as slow as two that share them
-LEARNERS_STEPS = "3"  # answers are empty in a learner's copy: a training there only has to run, not to learn
-LEARNERS_NEED = {"02": "8"}  # its early stopping has something to stop after so many
-# Solved labs were run whole when they were built, and tests/ reads what they printed. Here the code has to run, and the
-# cells marked reproducible have to print the same, none of which depends on a training; the first lab trains in full.
-SOLVED_STEPS = "12"
-SOLVED_NEED = {"09": "3"}  # sixty trainings: a look after each third is all that they have to get
-WHOLE = ("03",)
 spent: Counter[str] = Counter()  # seconds by file
 SLOWEST = 30  # files that the summary names
 
@@ -36,15 +29,12 @@ def pytest_runtest_setup(item: pytest.Item):
     """A notebook's kernel starts with its first cell; it gets the environment that `labkit course` would give it."""
     if item.path.suffix != ".ipynb":
         return (yield)
-    lab = item.path.name[:2]
-    solved = "" if lab in WHOLE else SOLVED_NEED.get(lab, SOLVED_STEPS)
-    learners = LEARNERS_NEED.get(lab, LEARNERS_STEPS)
-    settings = {"LABKIT_STEPS": learners if item.path.parent.name == "notebooks" else solved}
+    folder = item.path.parent.name
     # runs of their own: a study or a training that the other copy left, with other steps, is nothing to go on from
-    scratch = Path(item.config._tmp_path_factory.getbasetemp()) / item.path.parent.name
+    scratch = Path(item.config._tmp_path_factory.getbasetemp()) / folder
     scratch.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in course.kernel_environment(scratch, **course.OFFLINE | settings).items():
+        for name, value in course.kernel_environment(scratch, **course.offline(item.path.stem, folder)).items():
             patch.setenv(name, value)
         return (yield)
 

@@ -30,12 +30,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from labkit.course import kernel_environment, names
+from labkit.course import kernel_environment, names, offline
 from labkit.profiles import COURSE
 from labkit.sections import loose_names, sections
 
-SETTINGS = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": "3"}
-LEARNERS_NEED = {"02": "8"}  # its early stopping has something to stop after so many; conftest.py says so too
 MISSES = re.compile(r"name '(\w+)' is not defined")
 HALF_TRAINED = """
 from labkit import Run as _Run
@@ -154,8 +152,7 @@ def kernel(name: str) -> Iterator[Kernel]:
     with tempfile.TemporaryDirectory(prefix="labkit-") as scratch:
         client = NotebookClient(read(name), kernel_name="python3", timeout=600, store_widget_state=False,
                                 resources={"metadata": {"path": str(COURSE / "notebooks")}})
-        steps = LEARNERS_NEED.get(name[:2], SETTINGS["LABKIT_STEPS"])
-        settings = SETTINGS | {"LABKIT_STEPS": steps, "LABKIT_CACHE": str(Path(scratch) / "cache")}
+        settings = offline(name) | {"LABKIT_CACHE": str(Path(scratch) / "cache")}
         with client.setup_kernel(env=kernel_environment(Path(scratch), **settings)):
             yield Kernel(name, client, Path(scratch))
 

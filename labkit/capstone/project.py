@@ -39,12 +39,9 @@ PARTS = ("train", "validation", "test")
 ACTED = ("missing label", "empty text", "exact duplicate", "leaked")  # findings that leave nothing to be decided
 STAGES = ("base", "adapter", "merged", "ONNX fp32", "ONNX int4", "served")
 ONNX = {"fp32": "onnx-fp32", "int4": "onnx"}  # folders
-EXACT = ("merged", "ONNX fp32", "served")  # stages that must say what the one before says
 TRIALS = 10
 TESTED = 64  # rows that are scored where the answer is free text: writing takes longer than picking
 FOLLOWED = 24  # prompts of the ledger
-DRIFT = 0.10  # how much the 4-bit model may lose on them against the merged one: they are few
-ALIKE = 0.9  # share of written answers that an exact stage has in common with the one before
 SEED = 0
 
 
@@ -303,7 +300,7 @@ class Project:
         run = self.final()
         with stages(run, self.onnx("fp32"), self.onnx()) as found:
             book = ledger.follow(found, self.followed, self.labels, timed=False)
-        write(self.folder / "ledger.json", {"stages": book.facts(), "drifts": drifts(book)})
+        write(self.folder / "ledger.json", {"stages": book.facts()})
         evaluation.model_card(run, Evaluation.read(self.folder / "final"), title=self.folder.name,
                               dataset=self.name, out=self.folder, stages=book.table(),
                               against={"base": Evaluation.read(self.folder / "base")})
@@ -462,8 +459,3 @@ def stages(run: Run, fp32: OnnxModel, int4: OnnxModel) -> Iterator[dict[str, Any
 def stages_here() -> tuple[str, ...]:
     """The stages that a ledger must have on this machine: without the extra `serving` nothing can be served."""
     return STAGES if find_spec("fastapi") and find_spec("uvicorn") else STAGES[:-1]
-
-
-def drifts(book: Ledger) -> list[str]:
-    """What a stage of a project's ledger broke, a sentence each."""
-    return book.drifts(exact=EXACT, points=DRIFT, alike=ALIKE)

@@ -17,7 +17,6 @@ from labkit.capstone.project import (
     STEPS,
     TRIALS,
     Project,
-    drifts,
     read,
     stages,
     stages_here,
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
 
 AGAIN = 8  # test rows that are answered again where answering all would take long
 CLOSE = 0.005  # of a figure that was written down and the same worked out anew
+EXACT = ("merged", "ONNX fp32", "served")  # stages of the ledger that must say what the one before says
+DRIFT = 0.10  # how much the 4-bit model may lose on its prompts against the merged one: they are few
+ALIKE = 0.9  # share of written answers that an exact stage has in common with the one before
 GAP = 0.01  # nats by which log-likelihoods may differ on another machine
 DIFFER = 1  # of those rows, how many answers may differ: another machine rounds otherwise
 
@@ -229,7 +231,7 @@ def _export(project: Project) -> list[str]:
         return faults
     card, figure = project.folder / "README.md", Evaluation.read(project.folder / "final").main.value
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return [*drifts(book), *_asked_again(project, book),
+    return [*book.drifts(exact=EXACT, points=DRIFT, alike=ALIKE), *_asked_again(project, book),
             "" if text else "there is no model card, README.md",
             "the model card does not carry the figure of final/evaluation.json"
             if text and f"{round(figure, 4)}" not in text else "",
