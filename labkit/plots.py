@@ -91,7 +91,7 @@ def scores(rows: Sequence[tuple[str, float, float, float]], title: str, x: str =
     names = [name for name, *_ in rows][::-1]
     for i, (_, value, low, high) in enumerate(reversed(rows)):
         axes.plot([100 * low, 100 * high], [i, i], color=COLOURS["blue"], linewidth=2)
-        axes.plot(100 * value, i, "o", color=COLOURS["blue"])
+        axes.plot(100 * value, i, "o", color=COLOURS["blue"], clip_on=False)  # a dot at 0 is whole, too
         axes.annotate(
             f"{value:.0%}", (100 * value, i), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=9
         )

@@ -77,15 +77,15 @@ print(len(kept), "row kept;", left_out)
 # `hub:owner/name/test`. This cell does not ask the hub unless you let it. **Predict** what it says instead.
 
 # %%
-from unittest.mock import patch
+import datasets
 
 ask_the_hub = False  # True, where you have a network: a thousand film reviews
-with patch("datasets.config.HF_HUB_OFFLINE", not ask_the_hub):
-    try:
-        reviews = data.read("hub:cornell-movie-review-data/rotten_tomatoes/test")
-        print(len(reviews), "rows with", ", ".join(reviews.column_names))
-    except LabError as error:
-        print(error)
+datasets.config.HF_HUB_OFFLINE = not ask_the_hub
+try:
+    reviews = data.read("hub:cornell-movie-review-data/rotten_tomatoes/test")
+    print(len(reviews), "rows with", ", ".join(reviews.column_names))
+except LabError as error:
+    print(error)
 
 # %% [markdown]
 # What was asked for, why it did not come, and what to do. What the hub does send is kept as a Parquet file and read as
@@ -532,7 +532,7 @@ def noise(ticket):  # one word in ten is left out
     return ticket | {"text": " ".join(words)}
 
 
-def paraphrase(ticket):  # the letter in another frame
+def reframe(ticket):  # a greeting or a closing put around the same letter
     frame = rng.choice(["Hello, {}", "{} Thank you.", "Dear team, {} Regards", "I am writing again. {}"])
     return ticket | {"text": frame.format(ticket["text"])}
 
@@ -546,7 +546,7 @@ def back_fill(ticket):  # another product, order, place and date in the same let
     return ticket | {"text": text}
 
 
-ways = {"copies": dict, "word noise": noise, "other frames": paraphrase, "back-fill": back_fill}
+ways = {"copies": dict, "word noise": noise, "greeting added": reframe, "back-fill": back_fill}
 made = {"none": []} | {name: [way(t) for t in rng.choices(rare, k=4 * len(rare))] for name, way in ways.items()}
 
 # %% [markdown]

@@ -309,15 +309,15 @@ from labkit import data, plots
 from labkit.ratefinder import rate_test
 
 found = rate_test(data.ticket_task("tone").train.select(range(192)), method="full", low=1e-6, high=0.1, steps=24)
-figure, axes = plots.new(f"The loss falls up to a rate of about {found.lowest:.0e}", "learning rate (log)",
-                         "loss (nats per counted token)")
+figure, axes = plots.new(f"Lowest mean loss at a rate of {found.lowest:.0e}; the test ends at {found.rates[-1]:.0e}",
+                         "learning rate (log)", "loss (nats per counted token)")
 axes.plot(found.rates, found.losses, ".", color=plots.COLOURS["grey"], label="a step")
 axes.plot(found.rates, found.smoothed, color=plots.COLOURS["blue"], label="running mean")
 axes.axvline(found.suggested, color=plots.COLOURS["orange"], linestyle="--", label=f"to try: {found.suggested:.0e}")
 axes.set_xscale("log")
 axes.set_ylim(0, 2 * max(found.smoothed[: len(found.smoothed) // 2]))
 axes.legend(frameon=False)
-plots.show(figure, alt=f"Loss over the learning rate: flat, then falling up to {found.lowest:.0e}, then rising")
+plots.show(figure, alt=f"Lowest mean loss at {found.lowest:.0e}, the test ends at a rate of {found.rates[-1]:.0e}")
 
 # %% [markdown]
 # Far to the left nothing happens. At its lowest point the running mean stops falling. Then it may stay level for a

@@ -118,7 +118,8 @@ errors = {name: [error(x, size) for size in sizes] for name, x in (("as it is", 
 
 # %%
 at64, one = (errors["with one outlier"][sizes.index(size)] for size in (64, W.size))
-figure, axes = plots.new(f"One outlier: {one:.0%} error with one scale, {at64:.0%} with a scale for each 64",
+whole = errors["as it is"][-1]
+figure, axes = plots.new(f"One scale: {whole:.0%} error, with an outlier {one:.0%}; a scale for each 64: {at64:.0%}",
                          "weights that share a scale", "mean error (% of a typical weight)")
 for (name, values), colour, mark in zip(errors.items(), ("blue", "orange"), ("o-", "s--"), strict=True):
     axes.plot(sizes, [100 * v for v in values], mark, color=plots.COLOURS[colour], label=name)
@@ -528,7 +529,8 @@ table(*rows, caption=f"{len(held)} tickets of {len(set(families))} families, {tr
 
 # %%
 dots = [(name, s.value, s.low, s.high) for name, s in scores.items()]
-plots.show(plots.scores(dots, f"QLoRA {100 * (scores['QLoRA'].value - scores['LoRA'].value):+.1f} points from LoRA"),
+apart = round(100 * scores["QLoRA"].value, 1) - round(100 * scores["LoRA"].value, 1)  # as the table shows them
+plots.show(plots.scores(dots, f"QLoRA {apart:+.1f} points from LoRA"),
            alt="; ".join(f"{name}: {score}" for name, score in scores.items()))
 
 # %%
