@@ -25,6 +25,7 @@ MONTHS = ("January February March April May June July August September October N
 NAMED = 0.2  # share of notes that are the name of the group itself: a label word must be a thing that one may say
 EVASIVE = 0.5  # share of dialogues about a line whose answer is the same whatever the line says: a habit to be broken
 PIECES = 0.6  # share of letters that are pieces of several lines
+SHORT = 0.5  # share of the lists of notes that stand beside one piece each: what a turn of phrase is worth by itself
 UNDECIDED = ("neutral", "change")  # that answer, beside a mood and beside a matter
 RUN = 6  # words in a row that count as the same thing said
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -505,11 +506,14 @@ class Maker:
             return [("user", f"{ask}\n\n{self._letter(line, other, group, word == group)}"), ("answer", word)]
         pieces: list[tuple[str, str]] = []
         before, after = self._fill(self._pick(notes)).split("{word}")
-        for _ in range(self.random.randint(2, 4)):
+        short = self._chance(SHORT)
+        for _ in range(self.random.randint(6, 12) if short else self.random.randint(2, 4)):
             group = self._pick(list(words))
             word = self._word(words, group)
+            named = word == group
+            letter = self._piece(line(group, named)) if short else self._letter(line, other, group, named)
             pieces += [
-                ("line", self._letter(line, other, group, word == group) + " " + before.rstrip()),
+                ("line", letter + " " + before.rstrip()),
                 ("note", " " + word),
                 ("line", after + "\n"),
             ]
