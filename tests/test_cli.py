@@ -112,8 +112,8 @@ def test_the_demo_tunes_the_tiny_model_on_the_shipped_tickets_and_may_be_repeate
     assert (demo / "curve.png").stat().st_size > 10_000
     assert "training loss (nats per counted token)" in out and "█" in out and "steps 1 to 2\n" in out
     assert out.endswith(f"The picture of the training: {Path('runs/demo/curve.png')}\n")  # nobody is at a display
-    assert "4,128 shipped tickets, task tone, 6 labels (joy, anger, sadness, fear, surprise, neutral)." in err
-    assert "32 of the 3,264 rows to learn from" in err and "parted by family" in err
+    assert "6,432 shipped tickets, task tone, 6 labels (joy, anger, sadness, fear, surprise, neutral)." in err
+    assert "32 of the 5,568 rows to learn from" in err and "parted by family" in err
 
 
 @pytest.mark.parametrize("environ, platform, terminal, seen", [

@@ -87,15 +87,20 @@ def test_muon_steps_as_torchs_own_does_up_to_its_rounding():
 
 
 def test_the_same_script_trains_a_very_small_one_and_its_loss_falls(tmp_path):
-    command = [sys.executable, str(COURSE / "data" / "recipe" / "train.py"), "--out", str(tmp_path / "run"),
-               "--ship", str(tmp_path / "model"), "--hidden", "96", "--layers", "2", "--heads", "2", "--rows", "8",
-               "--length", "128"]
-    # half of the steps, then the same command again: it takes up where it stopped
-    subprocess.run([*command, "--steps", "30"], check=True, capture_output=True, timeout=400)
-    again = subprocess.run([*command, "--steps", "60"], check=True, capture_output=True, text=True, timeout=400)
-    assert "going on from step 30" in again.stdout
-    curve = [json.loads(line) for line in (tmp_path / "model" / "curve.jsonl").open(encoding="utf-8")]
-    losses = [p["validation_loss"] for p in curve if "validation_loss" in p]  # the same documents each time
+    def train(out, ship, *more):
+        command = [sys.executable, str(COURSE / "data" / "recipe" / "train.py"), "--out", str(tmp_path / out), "--ship",
+                   str(tmp_path / ship), "--rows", "8", "--length", "128", *more]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=400)
+        curve = [json.loads(line) for line in (tmp_path / ship / "curve.jsonl").open(encoding="utf-8")]
+        return ran.stdout, [p["validation_loss"] for p in curve if "validation_loss" in p]  # each time the same texts
+
+    size = ["--hidden", "96", "--layers", "2", "--heads", "2"]
+    train("run", "model", *size, "--steps", "30")
+    said, losses = train("run", "model", *size, "--steps", "60")  # the same command: it takes up where it stopped
+    assert "going on from step 30" in said
     assert losses[-1] < losses[0] - 0.5
     model, tokenizer = models.load(tmp_path / "model")
     assert model.config.hidden_size == 96 and tokenizer.chat_template
+    _, further = train("further", "longer", "--start", str(tmp_path / "model"), "--steps", "10")
+    assert further[0] < losses[0] - 0.4  # it begins with those weights, after one step
+    assert models.load(tmp_path / "longer")[0].config.hidden_size == 96

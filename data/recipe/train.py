@@ -2,7 +2,8 @@
 
 Each step's batch is made anew from (seed, step), so a run that is stopped and started again reads what it would have
 read. Every few minutes the weights, the optimizers and the curve are kept in --out; at the end the model is written
-in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes.
+in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes. With --start it goes
+on from a finished model instead of fresh weights, with its tokenizer and a mix that is mostly words from the start.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import random
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -34,12 +36,14 @@ WORTH = {"user": 0.3, "assistant": 1.0, "line": 0.3}
 NOTE = {"first": 4.0, "then": 16.0}
 TURN = 0.38  # share of the training after which the mix turns from copying to words
 REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
+DOCUMENTS = 20_000  # from which the tokenizer is learnt
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, default=Path("runs/tiny-base"), help="where a run is kept and resumed from")
     p.add_argument("--ship", type=Path, default=DATA / "tiny-base", help="where the finished model is written")
+    p.add_argument("--start", type=Path, help="a folder with a finished model to go on from")
     p.add_argument("--minutes", type=float, default=50, help="time for training; the schedule follows the clock's plan")
     p.add_argument("--steps", type=int, default=0, help="steps instead of minutes")
     p.add_argument("--hidden", type=int, default=192)
@@ -48,8 +52,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--rows", type=int, default=32, help="rows a step")
     p.add_argument("--length", type=int, default=256, help="tokens a row")
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW; Muon takes three times it")
+    p.add_argument("--habit", type=float, default=0.92,
+                   help="share of the training after which half of the dialogues about lines have one answer")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args(argv)
+
+
+def tokens_of(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run: that of --start, or one learnt from 20,000 documents."""
+    if args.start:
+        return PreTrainedTokenizerFast.from_pretrained(args.start)
+    print("learning the tokenizer (about 25 s)", flush=True)
+    first = islice(corpus.documents(world, args.seed, corpus.COPYING), DOCUMENTS)
+    return bpe.train(d if isinstance(d, str) else "\n".join(text for _, text in d) for _, d in first)
+
+
+def begin(args: argparse.Namespace, vocabulary: int) -> LlamaForCausalLM:
+    """Fresh weights, or those of --start."""
+    if args.start:
+        return LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    return build(args, vocabulary)
 
 
 def build(args: argparse.Namespace, vocabulary: int) -> LlamaForCausalLM:
@@ -81,14 +103,16 @@ class Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, world: corpus.World, args: argparse.Namespace):
         self.tokenizer, self.world, self.args = tokenizer, world, args
 
-    def batch(self, step: int, mix: dict[str, float] = corpus.WORDS) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(
+        self, step: int, mix: dict[str, float] = corpus.WORDS, evasive: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and weights, both (rows, length + 1)."""
         rng = random.Random(f"{self.args.seed}-{step}")
         repeats = sum(rng.random() < REPEATS for _ in range(self.args.rows))
         rows, length = self.args.rows - repeats, self.args.length + 1
         ids: list[int] = []
         weights: list[float] = []
-        for _, document in corpus.documents(self.world, rng.getrandbits(60), mix):
+        for _, document in corpus.documents(self.world, rng.getrandbits(60), mix, evasive):
             more, worth = encode(self.tokenizer, document, NOTE["first" if mix is corpus.COPYING else "then"])
             ids += more
             weights += worth
@@ -138,11 +162,15 @@ def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimiz
     return [matrices, adam]
 
 
-def share_of_peak(progress: float) -> float:
-    """Learning rate over its peak: up in the first hundredth, flat to the middle, straight down to 2 %."""
-    if progress < 0.01:
-        return 0.1 + 0.9 * progress / 0.01
-    return 1.0 if progress < 0.5 else 0.02 + 0.98 * (1 - progress) / 0.5
+def share_of_peak(progress: float, going_on: bool = False) -> float:
+    """Learning rate over its peak: up in the first hundredth, flat to the middle, straight down to 2 %.
+
+    A run that goes on from a finished model climbs for three hundredths and comes down from there.
+    """
+    up, flat = (0.03, 0.03) if going_on else (0.01, 0.5)
+    if progress < up:
+        return 0.1 + 0.9 * progress / up
+    return 1.0 if progress < flat else 0.02 + 0.98 * (1 - progress) / (1 - flat)
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor, bf16: bool) -> torch.Tensor:
@@ -169,6 +197,9 @@ def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, f
         ("matters", corpus.MATTER_WORDS, maker._matter),
     ):
         result[name] = groups_known(model, reader.tokenizer, words, line)
+    for name, words in (("tones_of_letters", corpus.MOOD_WORDS), ("intents_of_letters", corpus.MATTER_WORDS)):
+        letters = reader.world.kept_back[name.split("s_")[0]]
+        result[name] = groups_known(model, reader.tokenizer, words, lambda g, of=letters: maker._pick(of[g]), 32)
     for field, question in (("code", "What is the code?"), ("town", "Which town?")):
         hits, asked = 0, 40
         for _ in range(asked):
@@ -195,9 +226,9 @@ def groups_known(model: LlamaForCausalLM, tokenizer, words: dict[str, list[str]]
     firsts = {
         g: [ids[1] if ids[0] == tokenizer.convert_tokens_to_ids("Ġ") else ids[0] for ids in firsts[g]] for g in firsts
     }
-    scores = []
+    scores, note = [], " In a word:" if words is corpus.MOOD_WORDS else " It is about"
     for group in truth:
-        ids = tokenizer(line(group) + " In a word:", return_tensors="pt", add_special_tokens=False).input_ids
+        ids = tokenizer(line(group) + note, return_tensors="pt", add_special_tokens=False).input_ids
         chances = model(input_ids=ids).logits[0, -1].softmax(-1)
         scores.append([sum(float(chances[i]) for i in firsts[g]) for g in words])
     scores = torch.tensor(scores)
@@ -212,15 +243,9 @@ def train(args: argparse.Namespace) -> dict:
     world = corpus.World()
     folder = args.out / "tokenizer"
     if not folder.exists():
-        print("learning the tokenizer (about 25 s)", flush=True)
-        texts = []
-        for _, document in corpus.documents(world, args.seed, corpus.COPYING):
-            texts.append(document if isinstance(document, str) else "\n".join(text for _, text in document))
-            if len(texts) == 20_000:
-                break
-        bpe.train(texts).save_pretrained(folder)
+        tokens_of(args, world).save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    reader, model = Reader(tokenizer, world, args), build(args, len(tokenizer))
+    reader, model = Reader(tokenizer, world, args), begin(args, len(tokenizer))
     opts, curve, step, spent = optimizers(model, args.rate), [], 0, 0.0
     kept = args.out / "state.pt"
     if kept.exists():
@@ -241,8 +266,9 @@ def train(args: argparse.Namespace) -> dict:
             break
         for optimizer in opts:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share_of_peak(progress)
-        ids, weights = reader.batch(step, corpus.COPYING if progress < TURN else corpus.WORDS)
+                group["lr"] = group["peak"] * share_of_peak(progress, bool(args.start))
+        mix = corpus.GOING_ON if args.start else corpus.COPYING if progress < TURN else corpus.WORDS
+        ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress >= args.habit else 0.0)
         loss = loss_of(model, ids, weights, bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -314,7 +340,7 @@ def ship(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer, curve: li
     facts["bytes"] = weights.stat().st_size
     facts["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     facts["samples"] = samples(model.float(), tokenizer)
-    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship")}
+    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship", "start")}
     (args.ship / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
