@@ -8,8 +8,8 @@
 
 # %% [markdown]
 # # 06 · Custom losses: say what you want, and prove the slope
-# **You will** write five losses from their formulas, prove the slope of the first, train with losses of your own, and
-# say what they bought.
+# **You will** write five losses from their formulas, prove the slope of the first, train with other losses than the
+# usual one, and measure what they gained.
 #
 # *75 minutes. You need: lab 03, and to have met derivatives. No GPU, no network, no account.*
 #
@@ -27,7 +27,7 @@ print(row["a"], "\n\n---\n\n" + row["b"], "\n\nboth are about:", row["matter_a"]
 # What a letter is about is its *matter*: the shop's team, then the issue. Two letters mean the same if their matter is
 # the same, and whoever answers the second would like to see what was answered to the first. That is *retrieval*: turn
 # each letter into a point, and look for the nearest. `pairs` says which points should be near. Mind its direction:
-# **y = 1 for pairs that do *not* mean the same**. `kind` says what these share all the same:
+# **y = 1 for pairs that do *not* mean the same**. `kind` says what the two letters have in common:
 
 # %%
 from collections import Counter
@@ -39,13 +39,14 @@ table(*({"y": y, "the two share": kind, "pairs": n} for (y, kind), n in sorted(c
 
 # %% [markdown]
 # ## The nearest letter, before any training
-# The point of a letter is the mean of its tokens' last states, brought to length 1. Each test letter then looks for its
-# matter among the letters of all other *families* (a family is one letter with other names and numbers in it).
-# *Recall@1* is how often the nearest is of the same matter, *recall@5* how often one of the five nearest is, *MRR* the
-# mean of 1 / place of the first that is.
+# A model gives each token a vector in each layer, its *state*. The point of a letter is the mean of its tokens' states
+# in the last layer, brought to length 1. Each test letter then looks for its matter among the letters of all other
+# *families* (a family is one letter with other names and numbers in it). *Recall@1* is how often the nearest is of the
+# same matter, *recall@5* how often one of the five nearest is. *MRR* is the mean of 1 / place, the place
+# of the first one of the same matter.
 #
-# **Predict** recall@1 for the base model, and for a bag of words, which compares words and pairs of words, rare ones
-# first. There are 32 matters: a letter taken at random is right about 3 times in 100.
+# **Predict** recall@1 for the base model, and for a bag of words, which compares words and pairs of words and gives
+# more weight to rare ones. There are 32 matters: a letter taken at random is right about 3 times in 100.
 
 # %%
 prediction = ...  # two shares between 0 and 1
@@ -66,11 +67,11 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
       caption=f"{len(test['text'])} letters of {len(set(test['family']))} families; 95 % intervals, by family")
 
 # %% [markdown]
-# The base model was never told what "near" is to mean. A loss can tell it.
+# The base model was never told what "near" should mean. A loss can tell it.
 #
 # ## A distance that breaks at zero
-# Such a loss needs d, the Euclidean distance of two points. Two letters can be the same letter. **Predict** the
-# gradient of their distance, then look.
+# Such a loss needs d, the Euclidean distance of two points. Sometimes the two are the same point, such as when a letter
+# is paired with its copy. **Predict** the gradient of their distance, then look.
 
 # %% tags=["reproducible"]
 import torch
@@ -83,12 +84,12 @@ d.sum().backward()
 print("distance:", d.item(), "  gradient:", a.grad.tolist())
 
 # %% [markdown]
-# The slope of a root at 0 is infinite, the square's is 0, and their product is not a number. One such pair in one batch
-# turns every weight into NaN at the next step.
+# The slope of the root at 0 is infinite, that of the square is 0, and their product is not a number (NaN). One such
+# pair in one batch turns every weight that is trained into NaN at the next step.
 #
 # ### Exercise 6.1 · a distance that can be zero · difficulty 2 · 6 minutes
-# Write `safe_distance`: `a` and `b` are (n, width), the answer is (n,), and where a row of a equals that of b the
-# gradient is 0.
+# Write `safe_distance`: `a` and `b` are tensors (n, width), the answer is (n,), one distance a row. Where a row of `a`
+# equals that of `b` the gradient must be 0.
 
 # %%
 def safe_distance(a, b):
@@ -105,7 +106,8 @@ check("safe_distance", safe_distance)
 # pushed until they are m, the *margin*, apart.
 #
 # ### Exercise 6.2 · the contrastive loss from its formula · difficulty 2 · 10 minutes
-# `a` and `b` are (n, width), `y` is (n,) and 1 for pairs that do not mean the same. Give one number.
+# `a` and `b` are (n, width), `y` is (n,) and 1 for pairs that do not mean the same. Give one number, as a tensor, so
+# that a gradient can flow back from it; this holds for all losses below.
 
 # %%
 import torch
@@ -124,9 +126,9 @@ def contrastive_loss(a, b, y, margin):
 check("contrastive_loss", contrastive_loss)
 
 # %% [markdown]
-# Right values are half of it: training uses the slope alone. Prove it in two ways: against small steps to both sides of
-# every number (*finite differences*), and with `gradcheck`, which does the same with more care. Both need double
-# precision.
+# Right values are half of it: training uses only the slope. Check that in two ways: against small steps to both sides
+# of every number (*finite differences*), and with torch's `gradcheck`, which does the same with more care. Both need
+# double precision.
 
 # %% tags=["reproducible"]
 from labkit.scratch import losses as by_hand
@@ -143,8 +145,8 @@ print("gradcheck:", torch.autograd.gradcheck(loss, (a,)))
 
 # %% [markdown]
 # ### Trap one: the label's direction
-# Many datasets write 1 for "similar". **Predict** what three points do under the right y and under y turned round: the
-# first two mean the same, the third means something else.
+# Many datasets write 1 for "similar". Take three points, of which the first two mean the same and the third means
+# something else, and train them with the right y and with y turned round. **Predict** who ends near whom.
 
 # %% tags=["reproducible"]
 from labkit.tables import table
@@ -164,13 +166,14 @@ for name, y in (("y = 1 means other", [0, 1, 1]), ("turned round", [1, 0, 0])):
     print(name, *(f"{d:.2f}" for d in after_training(torch.tensor(y))))
 
 # %% [markdown]
-# First the distance of the pair that means the same, then of one that does not. Turned round, the letter that means
-# something else is the nearer one: retrieval would take it. No error and no warning says so. After a few steps look at
-# the mean distance of both sorts of pairs.
+# Each line has the distance from the first point to the one that means the same, then to the one that does not. Turned
+# round, the letter that means something else is the nearer one: retrieval would take it. No error and no warning says
+# so. In a training of your own, look at the mean distance of both sorts of pairs after a few steps.
 #
 # ### Trap two: the margin's scale
 # The margin is compared with d, so it must suit the size of your vectors. Those of length 1 are at most 2 apart; raw
-# states are not of length 1. **Predict** at which of the margins 0.1, 1 and 100 raw states are pushed at all.
+# states, as the model gives them, have no such limit. **Predict** at which of the margins 0.1, 1 and 100 any pair of
+# raw states is pushed apart.
 
 # %%
 from labkit import data, losses, models
@@ -190,17 +193,19 @@ table(*({"": name, "median d": float(d.median()),
         for name, d in apart.items()))
 
 # %% [markdown]
-# Where 0 % are pushed, pairs with y = 1 teach nothing until they are nearer than the margin: so far everything may
-# shrink at no cost. Where the margin is above any distance that can be, all are pushed for ever. Bring vectors to
-# length 1 and take a margin near 1, the default of `labkit.losses.contrastive`: pushing ends where a pair is 1 apart.
+# Where 0 % are pushed, pairs with y = 1 teach nothing until they are nearer than the margin; until then everything can
+# shrink together at no cost. Where the margin is more than any distance can be, as 100 is for length 1, every pair is
+# pushed for ever. Bring vectors to length 1 and take a margin near 1, the default of `labkit.losses.contrastive`:
+# pushing ends where a pair is 1 apart.
 #
 # ## Negatives for nothing
 # *InfoNCE* asks another question: which of the n letters b in this batch belongs to this a? The n - 1 others are its
 # *negatives*, and nobody had to collect them.
 #
 # ### Exercise 6.3 · pick your partner out of the batch · difficulty 2 · 10 minutes
-# Rows of `a` and `b` (n, width) are partners by number. Bring both to length 1, divide the cosines by the temperature,
-# and give the mean cross-entropy of picking row i of b for row i of a.
+# `a` and `b` are (n, width), and row i of `a` is the partner of row i of `b`. Bring all rows to length 1, so that
+# products are cosines; divide those by the temperature, and give the mean cross-entropy of picking row i of `b` for row
+# i of `a`.
 
 # %%
 import torch
@@ -220,9 +225,10 @@ check("info_nce_loss", info_nce_loss)
 
 # %% [markdown]
 # ## Train with it
-# `finetune` takes any function of (model, batch, items) as its loss; `items` is how many pairs (or labels) the whole
-# effective batch has. Settings are fixed with `partial`. InfoNCE gets half of the usual steps; the contrastive loss
-# gets a third of those, enough to see that it runs in the Trainer, not to judge it. **Predict** recall@1 after each.
+# `finetune` takes any function of (model, batch, items) as its loss; `items` is how many pairs (or labels) there are in
+# all the batches that make one step. Settings such as the margin are fixed with `partial`. InfoNCE gets half of the
+# usual steps; the contrastive loss gets a third of those, enough to see that it runs in the Trainer, not to judge it.
+# **Predict** recall@1 after each.
 
 # %%
 from functools import partial
@@ -242,8 +248,9 @@ tuned = {
 }
 
 # %% [markdown]
-# Two pairs in one batch may be about the same matter. Yours would take such partners for each other's negatives;
-# `losses.info_nce` leaves them out, by the column `group`, the number of the matter. Now the same test as before:
+# Two pairs in one batch may be about the same matter. Your function would take their letters for each other's
+# negatives; `losses.info_nce` leaves them out, by the column `group`, the number of the matter. It also asks the
+# question both ways, b for a too, and takes the mean. Now the same test as before:
 
 # %%
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -261,9 +268,9 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
 
 # %% [markdown]
 # "Better than" may be said where two intervals do not touch. Compare InfoNCE with the base, and with the bag of words
-# too: is it clear of both? The contrastive loss sees one pair at a time and had fewer steps: its row does not compare
-# the two losses. The line below asks whether InfoNCE gained 30 points over the base, which is what we had hoped for;
-# `False` says that so few steps fall short of it.
+# too: is it clear of both? The contrastive loss had fewer steps, so its row says nothing about which of the two losses
+# is better. The line below asks whether InfoNCE gained 30 points over the base, which is what we had hoped for; `False`
+# says that this short training fell short of it.
 
 # %%
 from labkit import measured
@@ -275,9 +282,9 @@ print(f"recall@1 rises by {100 * gain:.0f} points; by 30 or more: {gain >= 0.3}"
 
 # %% [markdown]
 # ### Look at the room
-# Points have as many coordinates as the model is wide; these are the two directions in which they differ most
-# (*principal components*), for five matters of five teams. The percentages in the title are those of the table, of all
-# test letters. **Predict** before you run it: do letters of one matter lie together in the left picture?
+# Points have as many coordinates as the model is wide; each picture shows the two directions in which its points differ
+# most (*principal components*), for five matters of five teams. The percentages in the title are recall@1 from the
+# table, of all test letters. **Predict** before you run it: do letters of one matter lie together in the left picture?
 
 # %%
 from labkit import plots
@@ -291,16 +298,16 @@ plots.show(plots.clouds(panels, [test["matter"][i] for i in rows_of], title),
            alt=f"{title}. Test letters of five matters as points, left of the base model, right after InfoNCE")
 
 # %% [markdown]
-# The tight knots are families, one letter with other names in it. Left, see how far apart knots of one colour lie;
-# right, whether they have moved together, and which have not. Two directions are not all of them: what overlaps here
-# may be apart in the others. The table is the evidence, the picture is an illustration.
+# Tight knots are mostly families, one letter with other names in it. On the left, see how far apart knots of one colour
+# lie; on the right, which have moved together and which have not. Two directions are not all of them: what overlaps
+# here may be apart in the others. The table is the evidence, the picture is an illustration.
 #
 # ## The loss that you have used all along
 # For language modelling each token is a choice among the vocabulary, and only the answer counts.
 #
 # ### Exercise 6.4 · the loss that the library computes · difficulty 2 · 10 minutes
-# `logits` is (batch, seq, vocabulary), `labels` is (batch, seq) with -100 where nothing counts. Place t speaks of the
-# token at t + 1. Where no label counts at all, give 0.
+# `logits` is (batch, seq, vocabulary), `labels` is (batch, seq) with -100 where nothing counts. The logits at place t
+# are about the token at t + 1. Give the mean of -log p over all labels that count, and 0 where none does.
 
 # %%
 import torch
@@ -341,9 +348,9 @@ table({name: f"{value:.6f}" for name, value in values.items()})
 
 # %% [markdown]
 # ### Trap three: a mean of four means
-# With gradient accumulation a batch of 16 comes in four parts. A mean of four means is not the mean over all 16 where
-# answers differ in length: one must divide by the labels of the *whole* batch, which is what `items` is for.
-# The answers here are summaries, for they differ in length.
+# With gradient accumulation a batch of 16 comes in four parts. Where answers differ in length, a mean of four means is
+# not the mean over the whole batch: one must divide by the number of labels of all four, which is what `items` is for.
+# The answers here are summaries, because their lengths differ.
 
 # %%
 rows = encode(data.ticket_task("summary").train.select(range(16)), tokenizer).to_list()
@@ -359,16 +366,16 @@ print(f"one batch of 16: {one:.5f}   four of 4, by items: {right:.5f}   mean of 
 print("by items equal:", abs(one - right) < 1e-4, "  mean of means equal:", abs(one - wrong) < 1e-4)
 
 # %% [markdown]
-# Every loss in `labkit.losses` divides so. InfoNCE is the exception that no division mends: in a batch of 4 a letter
-# has 3 negatives, in one of 16 it has 15, so the question itself is another one.
+# Every loss in `labkit.losses` divides by `items`. For InfoNCE that is not enough: in a batch of 4 a letter has 3
+# negatives, in one of 16 it has 15, so the question itself is another one.
 #
 # ## When one class is rare
-# In a real inbox some letters are rare, and a model that never says the rare class is right most of the time. Two
-# remedies: weigh the rare class more, or weigh less what is known already.
+# In a real inbox some classes are rare, and a model that never gives such a class as its answer can still be right most
+# of the time. Two remedies: weigh the rare class more, or weigh less what the model knows already.
 #
 # ### Exercise 6.5 · count less what is known already · difficulty 2 · 8 minutes
-# *Focal* loss is the mean of (1 - p)^gamma (-log p), p the probability of the right class. `logits` is (n, classes),
-# `targets` is (n,).
+# *Focal* loss is the mean of (1 - p)^gamma (-log p), where p is the probability of the right class. `logits` is
+# (n, classes), `targets` is (n,), the number of the right class of each row.
 
 # %%
 from labkit import check
@@ -385,7 +392,8 @@ check("focal_loss", focal_loss)
 
 # %% [markdown]
 # Now an imbalanced slice: all training letters of five tones, and 36 of the sixth, *fear*. The test letters stay as
-# they are. `label_weights` gives each class the same total: n / (classes × n of the class).
+# they are. `label_weights` weighs a label by letters / (classes × letters of its class), so that each class has the
+# same total:
 
 # %%
 from functools import partial
@@ -399,8 +407,8 @@ weights = losses.label_weights(tokenizer := models.load()[1], slice_["label"])
 print({tokenizer.decode([token]).strip(): round(weight, 2) for token, weight in weights.items()})
 
 # %% [markdown]
-# Three trainings on the same rows, in the same order, scored on every second test letter: intervals count families, and
-# nearly all of those stay. **Predict** the F1 of the rare class under each.
+# Three trainings on the same rows, in the same order, scored on every second test letter, which saves time: intervals
+# depend on the number of families, and nearly all of those stay. **Predict** the F1 of the rare class under each.
 
 # %%
 held = task.test.select(range(0, len(task.test), 2))
@@ -417,11 +425,11 @@ table(*({"": name, f"F1 of {rare}": str(evaluation.class_f1(held["label"], s, ra
          "macro-F1": str(evaluation.macro_f1(held["label"], s, families))} for name, s in said.items()))
 
 # %% [markdown]
-# `gain` is a difference of two F1, in points, drawn in pairs on the same letters. Where its interval lies above 0, the
-# remedy lifts the rare class, on this seed and this test; where the interval holds 0, that is not shown. A remedy may
-# cost elsewhere what it gives here, so look at macro-F1 too. Focal loss knows nothing of classes: it counts less what
-# is easy, which helps a rare class only where the rare is what is hard. It can take the same weights
-# (`focal(..., weights=...)`).
+# `gain` is how many points F1 lies above that of plain cross-entropy; its interval compares the two on the same
+# letters. Where that lies above 0, the remedy lifts the rare class, with this seed and on this test; where it holds 0,
+# that is not shown. A remedy may cost elsewhere what it gives here, so look at macro-F1 too, the mean of all classes'
+# F1. Focal loss knows nothing of classes: it counts less what is easy, and that helps a rare class only if its letters
+# are among the hard ones. It can take the same weights (`focal(..., weights=...)`).
 
 # %%
 from labkit import measured
@@ -431,12 +439,13 @@ measured.note("06_custom_losses", **{
 
 # %% [markdown]
 # ## A small student of a large teacher
-# A label says one thing; a teacher's probabilities say how near the other answers were. *Distillation* has a smaller
-# model imitate them, softened by a temperature T.
+# A label names one answer; a teacher's probabilities also say how near the others were. In *distillation* a smaller
+# model imitates them, softened by a temperature T.
 #
 # ### Exercise 6.6 · learn from the teacher's doubt · difficulty 3 · 12 minutes
-# Both sides' logits (n, classes) are divided by T. Give T² times the mean of KL(teacher || student). No gradient may
-# reach the teacher.
+# `student` and `teacher` are logits, (n, classes); divide both by T before the softmax. KL(teacher || student) of a row
+# is the sum over classes of p (log p - log q), p the teacher's and q the student's probability. Give T² times its mean
+# over rows. No gradient may reach the teacher.
 
 # %%
 from labkit import check
@@ -453,9 +462,10 @@ def distillation_loss(student, teacher, temperature):
 check("distillation_loss", distillation_loss)
 
 # %% [markdown]
-# Say that the labels stayed with those who tuned the teacher. You have its weights, 48 letters with labels of your own,
-# and many more without. A student that needs labels learns nothing from the many; about them a teacher can be asked.
-# The teacher here is the base with all its weights tuned (lab 02's, if you have it already).
+# Suppose that you got a tuned model, the teacher, but not the labels that it was tuned on. You have 48 letters that you
+# labelled yourself, and many more without labels. A student that learns from labels can use only the 48; the teacher
+# can be asked about all. The teacher here is the base with all its weights tuned (lab 02's, if you have it already).
+# Below: one letter, and the teacher's doubt about it.
 
 # %%
 import torch
@@ -470,8 +480,8 @@ print(letters[0]["text"], "\n")
 print({label: f"{p:.0%}" for label, p in zip(task.labels, doubt[0].softmax(-1).tolist(), strict=True)})
 
 # %% [markdown]
-# The student is no language model any more: the base's vector of each word piece, their mean over a letter, and one
-# layer that makes six numbers of it. All of it is trained.
+# The student is no longer a language model. It takes the base's vector of each token, the mean of these over a letter,
+# and one layer that turns the mean into six numbers. All of it is trained.
 
 # %%
 class Student(torch.nn.Module):
@@ -494,7 +504,7 @@ def in_a_row(texts):
 # %% [markdown]
 # Five students, with the same start and the same steps. One has your 48 labels. Three have no label, only the teacher:
 # its *pick* for each letter, or its doubt at two temperatures. The last has the true labels of all letters, which you
-# do not have: it says what labelling them would have bought. **Predict** their order.
+# do not have: it shows what labelling them all would have gained. **Predict** their order.
 
 # %%
 from functools import partial
@@ -524,8 +534,9 @@ for name, (seen, loss) in kinds.items():
         optimizer.step()
 
 # %% [markdown]
-# Teacher and students on letters of families that none of them has seen. `gain` is drawn in pairs, on the same letters,
-# over the student of 48 labels. The caption says what smallness buys.
+# Teacher and students on letters of families that none of them has seen. `gain` is how many points of accuracy each has
+# more than the student of 48 labels, on the same letters. The caption says how long the teacher and one student take
+# for them.
 
 # %%
 import time
@@ -554,19 +565,21 @@ table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held[
 
 # %% [markdown]
 # Where the interval of a gain lies above 0, the teacher was worth it: letters without labels became letters to learn
-# from. Then compare the middle rows with each other. Where their intervals overlap, this table does not say that doubt
-# teaches more than picks, or one temperature more than the other. How far is the best of them from the teacher, and
-# would true labels for all letters have closed that gap? A mean over words knows no order and no "not", however well
-# it is taught, and a student can take over its teacher's mistakes. Mind, too, that this teacher was trained on letters
-# of these families: what it teaches with letters from elsewhere this table does not say.
+# from. Then compare the teacher's three students. Where their intervals overlap, this table does not say that
+# doubt teaches more than picks, or one temperature more than the other. How far is the best of them from the teacher,
+# and would true labels for all letters have closed that gap? A mean over tokens knows nothing of their order, so it
+# cannot tell what a "not" belongs to, however well it is taught; and a student can take over its teacher's mistakes.
+# Mind, too, that this teacher was tuned on letters of the same families that it is asked about here: how well it
+# teaches with letters from elsewhere, this table does not say.
 #
-# A student that is a language model with the same tokenizer takes the same loss through `finetune`:
-# `loss=partial(losses.distilled, teacher=teacher.model, temperature=2.0)`. One that is cut out of a larger model wants
-# a far longer training than this lab has time for.
+# For a student that is a language model with the same tokenizer, `finetune` takes this loss, mixed with a little plain
+# cross-entropy: `loss=partial(losses.distilled, teacher=teacher.model, temperature=2.0)`. A student that is made by
+# cutting layers out of a larger model needs far longer training than this lab has time for.
 #
 # ### Doubt without a teacher
-# *Label smoothing* takes a little from the label and spreads it over all tokens. **Predict** where its minimum lies:
-# the loss of an answer that is given the probability p, the rest spread evenly over 2,047 other tokens.
+# *Label smoothing* takes a little of the target, here 0.1, from the label and spreads it over all tokens. The table has
+# the loss of an answer that is given the probability p, with the rest spread evenly over 2,047 other tokens.
+# **Predict** at which p the smoothed loss is lowest.
 
 # %% tags=["reproducible"]
 from labkit.scratch import losses as by_hand
@@ -581,12 +594,12 @@ for p in (0.5, 0.9, 0.99, 0.9999):
 table(*shown)
 
 # %% [markdown]
-# Plain loss always wants more; the smoothed one is lowest near p = 0.9 and dear beyond. It keeps a model from being too
-# sure, and its value is no longer a likelihood: do not compare it with other losses.
+# The plain loss falls as long as p grows; the smoothed one is lowest near p = 0.9 and rises beyond. It keeps a model
+# from being too sure, and its value is no longer a likelihood: do not compare it with other losses.
 #
 # ## A loss of your own
-# Anything with a slope can be added. Suppose answers must be one of six words: then probability anywhere else is
-# worth a penalty, -log of what lies on the allowed tokens. How much of it is there, before training and after?
+# Anything with a slope can be added. Suppose an answer must be one of six words: then probability on any other token
+# earns a penalty, -log of the share that lies on the allowed tokens. How large is it, before training and after?
 
 # %%
 from labkit import current, data, finetune, losses, models, runs
@@ -614,17 +627,20 @@ with torch.inference_mode():
 table(*rows)
 
 # %% [markdown]
-# Ordinary training has removed most of it already: a penalty earns its place where it says something that the labels
-# do not. `losses.length_penalty` is a second example: it asks for the end of turn from a limit on.
+# Where the second penalty is near 0, ordinary training has removed it by itself: a penalty earns its place where it
+# says something that the labels do not. `losses.length_penalty` is a second example: behind a given number of tokens it
+# asks for the end of turn.
 #
-# **A loss is ready** when it passes what `tests/test_losses.py` asks: gradcheck in double precision, 1 × 16 = 4 × 4
-# (InfoNCE cannot), the same value padded and packed (where it looks at tokens, not at places), fp32 and bf16 close, and
-# 0, not NaN, where nothing counts. In a `transformers.Trainer` of your own it needs three lines:
+# **A loss is ready** when it passes what `tests/test_losses.py` asks: gradcheck in double precision, one batch of 16
+# equal to four of 4 (InfoNCE cannot), the same value padded and packed (unless it counts a row's places, as
+# `length_penalty` does), fp32 and bf16 close, and 0, not NaN, where nothing counts. In a `transformers.Trainer` of your
+# own it needs four lines; the last is for evaluation, which wants a dict of outputs beside the loss:
 #
 # ```python
 # class MyTrainer(Trainer):
 #     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-#         return losses.focal(model, inputs, num_items_in_batch, gamma=2.0)
+#         loss = losses.focal(model, inputs, num_items_in_batch, gamma=2.0)
+#         return (loss, {"loss": loss}) if return_outputs else loss
 # ```
 #
 # ## On a real model
@@ -637,12 +653,12 @@ from labkit import measured
 measured.beside("06_custom_losses")
 
 # %% [markdown]
-# There is no command for a loss of your own: `labkit finetune` and `olive finetune` know cross-entropy only. A function
-# in a file of yours and `finetune(loss=...)` is the way.
+# There is no command for a loss of your own: `labkit finetune` and `olive finetune` know cross-entropy only. Write a
+# function in a file of yours and give it to `finetune(loss=...)`.
 #
 # ## What you can do now
-# You can write a loss from its formula, prove its slope, see the three traps that print nothing, hand it to the
-# Trainer, and say whether it bought anything.
+# You can write a loss from its formula, prove its slope, avoid three traps that print nothing, hand it to the Trainer,
+# and say whether it gained anything.
 #
 # **Quiz.** Answer each in your head, then open it.
 #
@@ -657,8 +673,8 @@ measured.beside("06_custom_losses")
 # </details>
 #
 # <details><summary>3. Focal loss lifted the rare class by 5 points, and the interval of the gain is -2 to 12. What do
-# you write?</summary> That these letters cannot tell it from chance. More seeds and more test families of the rare
-# class can.
+# you write?</summary>
+# That these letters cannot tell it from chance. More seeds, and more test families of the rare class, could.
 # </details>
 #
 # **Next:** lab 07 asks how you know that a model got better at all. How far you are:

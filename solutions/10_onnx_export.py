@@ -8,13 +8,13 @@
 
 # %% [markdown]
 # # 10 · ONNX export and serving: the model leaves PyTorch
-# **You will** export a fine-tuned model to ONNX, prove that it is still the same model, put it on a grid of 16 levels
-# without losing what it learnt, switch adapters in it at run time, and serve it to many clients at once.
+# **You will** export a fine-tuned model to ONNX, prove that it is still the same model, shrink its weights to 4 bits (8
+# where 4 hurt) and measure what that loses, switch adapters in it at run time, and serve it to many clients at once.
 #
 # *75 minutes. You need: labs 03 and 04, or to know what LoRA and 4-bit weights are. No GPU, no network, no account.*
 #
-# Tatra Trail wants its model on a small machine in the office, where nobody will install two gigabytes of PyTorch.
-# What must leave with the model, and how would you know that nothing was lost on the way?
+# Tatra Trail wants its model on a small machine in the office, where nobody will install PyTorch for it. What must
+# leave with the model, and how would you know that nothing was lost on the way?
 
 # %%
 from labkit import data, finetune, runs
@@ -25,11 +25,12 @@ print(f"{run.total:,} parameters, {run.share:.1%} of them trained, in {run.secon
 
 # %% [markdown]
 # ## One call, one folder
-# The adapter is merged into the base (lab 03), then onnxruntime-genai's model builder writes the graph: every matrix
-# product as a node, every weight beside it in one file. `to_onnx` does both and checks what came of it.
+# *ONNX* is a file format for a model's graph of operations. *onnxruntime* runs such a graph; *onnxruntime-genai*, genai
+# for short, adds what text needs: a tokenizer, a memory of what was read, the loop that writes. `to_onnx` merges the
+# adapter into the base (lab 03), lets genai's model builder write graph and weights, and checks what came of it.
 #
-# **Predict.** The model has about two million parameters, or 135 million under `small`. How many megabytes will the
-# folder have at four bytes a parameter?
+# **Predict.** The first cell counted the parameters. How many megabytes will the folder have in *fp32*, four bytes a
+# parameter?
 
 # %%
 prediction = ...  # MB
@@ -45,15 +46,16 @@ fp32.info()
 
 # %% [markdown]
 # Nothing here is Python: a graph, weights, a tokenizer, settings. Embedding and head are one matrix, so they are stored
-# once. Ask it something; PyTorch takes no part in the answer:
+# once. Ask it something; PyTorch takes no part in the answer, and `is` shows the right one:
 
 # %%
 print(tone.test[0]["prompt"], "\n->", fp32.generate(tone.test[0]["prompt"]), "\n   is:", tone.test[0]["completion"])
 
 # %% [markdown]
 # ### Exercise 10.1 · the loop that writes · difficulty 2 · 8 minutes
-# A graph gives scores for the next token and nothing else. Write the loop: `step(ids)` gives the scores behind all
-# token ids so far. Take the likeliest each time, stop at `end` (and leave it out) or after `most` tokens.
+# A graph gives scores for the next token and nothing else. Write the loop. `prompt` is a list of token ids, and
+# `step(ids)` takes all ids so far and gives a score for each token that may come next. Take the likeliest each time;
+# stop at the token `end` (and leave it out) or after `most` tokens. Give the list of new ids, without the prompt.
 
 # %%
 from labkit import check, hint, solution
@@ -90,7 +92,7 @@ print("the same tokens:", ours == theirs)
 # Equal, but ours reads the whole text again for every token. genai keeps the keys and values of what was read.
 #
 # ### Exercise 10.2 · what a conversation costs · difficulty 1 · 4 minutes
-# How many bytes are the keys and values of one text of `tokens` tokens?
+# How many bytes are the keys and values of one text of `tokens` tokens? `bytes_each` is the size of one number.
 
 # %%
 def kv_cache_bytes(layers, kv_heads, head_size, tokens, bytes_each=4):
@@ -102,7 +104,8 @@ def kv_cache_bytes(layers, kv_heads, head_size, tokens, bytes_each=4):
 check("kv_cache_bytes", kv_cache_bytes)
 
 # %% [markdown]
-# For a text that fills the context, in three models. Compare each with the model's own weights:
+# For a text that fills the context, in three models. Compare each with the model's own weights, at four bytes a
+# parameter:
 
 # %% tags=["reproducible"]
 from labkit.scratch import export as by_hand
@@ -113,8 +116,8 @@ table(*({"model": name, "context": context, "cache, MB": by_hand.kv_cache_bytes(
                                      ("Qwen2.5-0.5B", (24, 2, 64), 32768))))
 
 # %% [markdown]
-# That is a client each. A server that lets fifty of them in at once must be able to pay fifty times this, which is why
-# the last section sets limits.
+# That is for one client. A server that lets in fifty at once must have room for fifty of these, which is why the one
+# below has limits.
 #
 # ## Is it still the same model?
 # Three things may have changed on the way, and none of them prints anything: the tokens that a text becomes, the
@@ -134,9 +137,10 @@ print(f"{len(STRINGS) - len(apart)} of {len(STRINGS)} strings become the same to
 table(*({"string": repr(text), "transformers": str(a), "genai": str(b)} for text, a, b in apart))
 
 # %% [markdown]
-# One newline and one digit more or less, and a prompt is another one: after such an export the model is "a little
-# worse", and nobody finds out why. `to_onnx` makes this comparison at every export. Where the two part, the model reads
-# through the library that transformers itself uses (`tokenizers`, without PyTorch), and its `facts` say so:
+# Each row is a string that the two cut up differently. With such a string in it, a prompt becomes one that the model
+# was not trained on: after the export it is "a little worse", and nobody finds out why. `to_onnx` makes this comparison
+# at every export, and one of the template. Where tokens differ, the model reads through the library that transformers
+# itself uses (`tokenizers`, without PyTorch), and its `facts` say so:
 
 # %%
 table({key: fp32.facts[key] for key in ("precision", "tokenizer", "template")})
@@ -159,16 +163,17 @@ print(f"largest difference of a log-likelihood {gap:.0e} nats; below 0.01: {gap 
 
 # %% [markdown]
 # If nearly all agree, it is the same model: sums in another order move the last digits, and flip an answer only where
-# two tokens are all but equally likely.
+# two tokens are almost equally likely.
 #
 # ## Sixteen levels for a block
-# fp32 spends 32 bits on a weight. int4 keeps a code from 0 to 15, and for each block of 32 weights a scale and a zero:
-# w ≈ (code - zero) × scale. Lab 04 did that with NF4; here the levels are evenly spaced, so that the runtime can
-# multiply in whole numbers.
+# fp32 spends 32 bits on a weight. int4 keeps a code from 0 to 15 for each, and for each block of 32 weights a scale and
+# a zero: w ≈ (code - zero) × scale. NF4 in lab 04 also had 16 levels; here they are evenly spaced, so that the runtime
+# can multiply in whole numbers.
 #
 # ### Exercise 10.3 · sixteen levels for a block · difficulty 2 · 10 minutes
-# Give `codes` (uint8), `scale` and a whole `zero` for a block of weights. Stretch the range of the block until it holds
-# 0, so that 0 is a level.
+# `block` is a numpy array of weights. Give three things: `codes` (uint8, as many as there are weights), `scale` (the
+# step from one level to the next) and `zero` (a whole number, the code of the weight 0). If the range of the block
+# leaves out 0, stretch it until 0 is in it.
 
 # %%
 import numpy as np
@@ -189,7 +194,8 @@ def block_codes(block):
 check("block_codes", block_codes)
 
 # %% [markdown]
-# A real block, from the value matrix of the base's first layer. Look for the largest error: it is about half a step.
+# A real block, from the value matrix of the base's first layer. A dot on the line lost nothing. **Predict** how
+# far from the line a dot can be, in steps.
 
 # %%
 from labkit import models, plots
@@ -204,9 +210,11 @@ worst = abs((codes - float(zero)) * scale - block).max()
 plots.show(figure, alt=f"Weights against restored weights; the largest error is {worst / scale:.2f} of a step")
 
 # %% [markdown]
+# Half a step at most, since each weight goes to the nearest level.
+#
 # ### Exercise 10.4 · two codes a byte · difficulty 1 · 5 minutes
-# `codes` is (d_out, d_in), uint8, each from 0 to 15. Put neighbours into one byte, the first of a pair in the lower
-# half; the answer is (d_out, d_in / 2).
+# `codes` is (d_out, d_in), uint8, each from 0 to 15. Put two neighbours of a row into one byte, the first in the lower
+# half; the answer is (d_out, d_in / 2), uint8 again.
 
 # %%
 def pack_codes(codes):
@@ -218,8 +226,9 @@ def pack_codes(codes):
 check("pack_codes", pack_codes)
 
 # %% [markdown]
-# That is how `MatMulNBits` reads its weights, the operator that replaces every matrix product. Four bits a code and 36
-# a block for scale and zero: **predict** the bits a weight.
+# That is how `MatMulNBits` reads its weights, the operator that replaces every product with a weight matrix. A code has
+# 4 bits; each block adds 32 for its scale and 4 for its zero. **Predict** the bits a weight for blocks of 16, 32 and
+# 128.
 
 # %% tags=["reproducible"]
 from labkit.tables import table
@@ -229,10 +238,12 @@ table({"block": "16 weights", "bits a weight": 4 + 36 / 16}, {"block": "32 weigh
 
 # %% [markdown]
 # ## The road to an int4 that holds
-# Accuracy moves only when an answer flips. A finer measure is how far every next-token distribution moved.
+# Accuracy moves only when an answer flips. A finer measure is how far the probabilities of the next token moved, at
+# every place of a text: the Kullback-Leibler divergence, KL(p‖q) = sum of p (log p - log q) over the vocabulary.
 #
 # ### Exercise 10.5 · how far the answers moved · difficulty 2 · 6 minutes
-# Give the mean over rows of KL(p‖q) in nats, from logits p and q (rows, vocabulary); p is the reference.
+# `p` and `q` are logits, (rows, vocabulary), and p is the reference. Give the mean of KL(p‖q) over the rows, in nats
+# (natural logarithms), as one number.
 
 # %%
 import torch
@@ -253,9 +264,11 @@ def mean_kl(p, q):
 check("mean_kl", mean_kl)
 
 # %% [markdown]
-# Now several recipes on your own model, all scored on *validation* tickets. The first two are the builder's own.
-# "nearest" rounds each weight to the nearest level; "gptq" (Frantar et al., 2022) reads a few texts first, rounds
-# column by column, and lets the columns that are left make good what was lost. **Predict** which hurts least.
+# Now several recipes on your own model, all scored on *validation* tickets. The first two are the builder's own; from
+# the second on, the head keeps 8 bits. "symmetric" has a fixed zero, in the middle of the codes. "nearest" rounds each
+# weight to the nearest level. "gptq" (Frantar et al., 2022) reads a few texts first, sets each block's range by the
+# error there, rounds column by column, and lets the columns that are left make good what was lost. **Predict** which
+# hurts least.
 
 # %%
 tone = data.ticket_task("tone")
@@ -268,8 +281,8 @@ steps = road(run, fp32, rows, tone.labels, {name: ROAD[name] for name in names})
 road_table(steps, f"against fp32 on {len(rows)} validation tickets")
 
 # %% [markdown]
-# The same as a picture: to the left is smaller, down is closer to fp32. Every recipe below and to the left of another
-# is better in both.
+# The same as a picture: to the left is smaller, down is closer to fp32. A recipe that lies both below and to the left
+# of another is better in both.
 
 # %%
 best = min(steps, key=lambda s: s.kl)
@@ -282,10 +295,11 @@ axes.set_ylim(bottom=0)
 plots.show(figure, alt="; ".join(f"{s.name}: KL {s.kl:.3f} at {s.share:.0%} of fp32" for s in steps))
 
 # %% [markdown]
-# Compare pairs of rows: what a zero for each block is worth (symmetric against not), what GPTQ's reading of a few texts
-# is worth, and whether extra bits are better spent on finer blocks or on v, o and down_proj, which write what all later
-# layers read. Speeds of a model this small jump about: compare them further down, side by side. `to_onnx` takes the
-# last recipe of the table. Does it lose more than three points on the *test* tickets?
+# Compare pairs of rows: what a zero for each block is worth (symmetric against not), what GPTQ is worth against plain
+# rounding, and whether extra bits are better spent on finer blocks or on v, o and down_proj, which make what a layer
+# passes on to all later ones. Where the intervals of two accuracies overlap, go by KL. Speeds of a model this small
+# jump about: compare them further down, side by side. `to_onnx` takes the last recipe of the table. Does it lose more
+# than three points on the *test* tickets?
 
 # %%
 from labkit import evaluation, measured
@@ -302,8 +316,8 @@ measured.note("10_onnx_export", fp32=exact, int4=rough, int4_share_of_fp32=f"{sh
 # %% [markdown]
 # ## One ONNX model, many adapters
 # Merging is the default road: one task, one folder, no detour left to pay for. The second road keeps the base once, and
-# each LoRA as inputs of the graph that can be exchanged between two requests. First a second adapter, of another rank
-# and another task:
+# each LoRA as inputs of the graph that can be exchanged between two requests. It needs a second adapter, here of
+# another rank and for another task. `None` says that the base is exported as it is:
 
 # %%
 from labkit import adapters, data, evaluation, finetune, models, runs
@@ -317,8 +331,9 @@ many.info()
 
 # %% [markdown]
 # ### Exercise 10.6 · an adapter as inputs of a graph · difficulty 2 · 8 minutes
-# The graph computes x @ a @ b beside every matrix, with a (d_in, rank) and b (rank, d_out). Make both from peft's
-# A (r, d_in) and B (d_out, r), the scale alpha / r in b, zeros up to `rank`.
+# Beside each weight matrix of a layer the graph computes x @ a @ b, with a (d_in, rank) and b (rank, d_out). Make both
+# from peft's A (r, d_in) and B (d_out, r). Put the scale alpha / r into b, and fill up with zeros where `rank` is more
+# than r. Give a and b, two tensors.
 
 # %%
 import torch
@@ -338,7 +353,7 @@ def detour_inputs(A, B, alpha, rank):
 check("detour_inputs", detour_inputs)
 
 # %% [markdown]
-# One model in memory, three requests, three models. `adapter=None` is the base:
+# One graph in memory, three requests, three models. `adapter=None` is the base:
 
 # %%
 from labkit.tables import table
@@ -348,7 +363,7 @@ table(*({"adapter": str(name), "answers": many.generate(ticket, 16, adapter=name
                                                                                               "intent")))
 
 # %% [markdown]
-# **Predict**: does each adapter give the very tokens that peft gives, and the base those of the base?
+# **Predict**: is each adapter's answer the one that peft gives, and without an adapter that of the base?
 
 # %%
 asked = list(tone.test["prompt"])[:24]
@@ -359,16 +374,17 @@ for name, said in peft_says.items():
     print(f"{name or 'no adapter'}: the same on {same} of {len(asked)}")
 
 # %% [markdown]
-# All three were asked for a tone, and one has learnt to give it: the others' words are guesses, right or wrong by luck.
+# All three were asked for a tone, and only one has learnt to give it: the others' words are guesses, and a right one is
+# luck.
 #
-# Olive makes such models too (lab 11), and traps lie on that way. A second adapter is refused, because peft writes
-# `self_attn` where the graph writes `attn`; some builds stop at a shape error with no adapter active; and only some
-# versions of the packages fit each other. `to_onnx` translates the names. It also leaves the rank of the inputs open
-# and stores an empty adapter in the graph, so that it answers without any.
+# Olive makes such models too (lab 11), with traps on the way. The file that it writes for a second adapter is refused,
+# because peft writes `self_attn` where the graph writes `attn`; some builds stop with a shape error when no adapter is
+# active; and only some versions of the packages fit each other. `to_onnx` translates the names. It also leaves the rank
+# of the inputs open and stores an empty adapter in the graph, so that it answers without any.
 #
 # ## Side by side
-# PyTorch with the adapter beside it, in fp32 and bf16; merged; exported; exported at four bits. Prompts of 128 tokens,
-# answers of 32, the same machine, one after another. **Predict** which reads fastest, and which writes fastest.
+# PyTorch with the adapter beside it, in fp32 and in bf16; merged; exported in fp32; exported in int4. Prompts of 128
+# tokens, answers of 32, the same machine, one after another. **Predict** which reads fastest, and which writes fastest.
 
 # %%
 import copy
@@ -386,8 +402,9 @@ torch_models = [copy.deepcopy(run.model), copy.deepcopy(run.model).bfloat16(), a
 models = [*((model, run.tokenizer) for model in torch_models), *map(OnnxModel, folders)]
 
 # %% [markdown]
-# Memory is weighed in a process of its own each, with the libraries that it needs, since that is what the machine in
-# the office must have. The notebook's own process has everything in it already.
+# Each model's memory is measured in a process of its own, with the libraries that it needs, since that is what the
+# machine in the office must have. The notebook's own process has everything in it already. In the table *prefill* is
+# reading the prompt, *decode* is writing the answer.
 
 # %%
 names = ["PyTorch fp32", "PyTorch bf16", "PyTorch merged", "ONNX fp32", "ONNX int4"]
@@ -399,11 +416,12 @@ rows = [measure_one(name, model, some, tone.labels, memory[name]) for name, mode
 table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(some)} tickets")
 
 # %% [markdown]
-# Read the decode column: for each token every weight is read once, so fewer bytes are fewer microseconds, if the
-# weights are what one waits for. In a model of two megabytes it is the overhead of every call that counts, and the
-# gain there is PyTorch's absence. So it is with memory: most of a small model's process is its libraries. Reading is
-# another matter: there each weight serves many tokens, so arithmetic counts. Codes of four bits must be unpacked first,
-# and bf16 is slow where the processor has no arithmetic for it (lab 04).
+# Look at decode first. For each token every weight is fetched from memory once, so fewer bytes mean less time, if the
+# weights are what one waits for. In a small model the overhead of every call counts too. Two pairs of rows tell
+# them apart: PyTorch merged against ONNX fp32, the same weights by another runtime, and ONNX fp32 against int4, the
+# same runtime with fewer bytes. Memory: most of a small model's process is its libraries. Prefill is another matter:
+# there each weight serves many tokens, so arithmetic counts. Codes of four bits must be unpacked first, and bf16 can be
+# slow where the processor has no arithmetic for it.
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
@@ -416,8 +434,8 @@ measured.note("10_onnx_export", int4_decode_over_PyTorch_fp32=gain, **{
 plots.show(figure, alt="; ".join(f"{row['']}: {row['decode, tokens/s']} tokens/s" for row in rows))
 
 # %% [markdown]
-# How long until the first token comes, by length of the prompt and by how many are read at once? **Predict** the shape
-# of the curve.
+# How long until the first token comes, by the length of the prompt and by how many prompts are read at once (the
+# batch)? **Predict** the shape of the curve.
 
 # %%
 int4 = OnnxModel(folders[1])
@@ -434,14 +452,14 @@ plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f
                                  for b, c in seen.items()))
 
 # %% [markdown]
-# On a quiet machine the lines are nearly straight, above a fixed cost of every call: for a single short prompt that
-# cost is most of the wait. Where a line bends or two cross, attention over a long prompt has its say, or something else
-# ran.
+# On a quiet machine the lines are nearly straight. Each call also has a fixed cost, whatever the prompt, which a single
+# short prompt feels most. Where a line bends upwards, attention over a long prompt begins to count; where two cross,
+# something else was running.
 #
 # ## Serve it
-# `labkit serve FOLDER` answers as OpenAI's API does, on this machine only unless told otherwise: any client that knows
-# that API can talk to it, and adapters are model names. Here it runs inside the notebook; the address ends with the
-# cell.
+# `labkit serve FOLDER` answers as OpenAI's API does, on this machine only unless told otherwise: a client that knows
+# that API can talk to it, and each adapter is a model's name. Here the server runs inside the notebook and stops at the
+# end of the cell.
 
 # %%
 import json
@@ -459,8 +477,8 @@ with running(many) as url, urllib.request.urlopen(f"{url}/models") as answer:
     print([model["id"] for model in json.load(answer)["data"]])
 
 # %% [markdown]
-# An answer can come whole, or token by token as *server-sent events*: lines that begin with `data:`, each a piece of
-# JSON, and `[DONE]` at the end. These are the first lines of one:
+# An answer can come whole, or piece by piece as *server-sent events*: lines that begin with `data:`, each with some
+# JSON, and `[DONE]` at the end. Here are the `delta` of each line, the new piece of the answer, and the last line:
 
 # %%
 def post(url, **body):
@@ -476,7 +494,8 @@ print(*deltas, lines[-1], sep="\n")
 
 # %% [markdown]
 # Now more clients than it takes: 12 at once, where 2 are answered and 4 may wait. What should happen to the rest? A
-# server without limits takes them all, slows down for everybody, and runs out of memory. This one says *come back*.
+# server without limits takes them all, slows down for everybody, and may run out of memory. This one says *come back
+# later*. The cell counts the HTTP codes of the replies:
 
 # %%
 from concurrent.futures import ThreadPoolExecutor
@@ -499,9 +518,9 @@ with running(many, Limits(running=2, waiting=4)) as url, ThreadPoolExecutor(12) 
 print({code: codes.count(code) for code in sorted(set(codes))})
 
 # %% [markdown]
-# 200 is an answer, 429 means *too many requests*, with a header that says when to try again; clients of that API do so
-# by themselves. Fewer than six may be sent away: a place that becomes free is taken by the next who comes. The same
-# model in a window: choose an adapter, ask, and watch the answer come.
+# 200 is an answer; 429 means *too many requests*, with a header that says when to try again, and OpenAI's own client
+# does so by itself. Fewer than six may be sent away, for whoever comes next takes a place that has become free. The
+# same model in a window: choose an adapter, ask, and watch the answer come.
 
 # %%
 from labkit.widgets.serve import AdapterChat
@@ -510,9 +529,9 @@ AdapterChat(many, tone.test[0]["prompt"], tokens=24)
 
 # %% [markdown]
 # ## The parity ledger
-# One fixed set of prompts through every stage, from the base to what is served. Each row stands beside the one before
-# it: the same tokens in, how far log-likelihoods moved, the same answers, the score, the bytes. **Predict** in which
-# row something is lost.
+# One fixed set of prompts through every stage, from the base to what is served. Each row is compared with the one
+# before it: whether the same tokens go in, how far the labels' log-likelihoods moved at most, how many answers stayed.
+# Then come its score, its size and its speed. **Predict** in which row something is lost.
 
 # %%
 from labkit import adapters, data, finetune, models, runs
@@ -531,18 +550,18 @@ with running(int4) as url:
 ledger.table()
 
 # %% [markdown]
-# The large step is the first, and it is meant: that is the training. After it only int4 may move anything, and what is
-# served must answer as the int4 model does. Written answers are compared on the first 16 prompts, the score counts all
-# of them: so a ticket can be lost while every answer is as before. The ledger says by itself what broke, if something
-# did:
+# The large step is the first, and it is intended: that is the training. After it only int4 should move anything by more
+# than rounding, and what is served must answer as the int4 model does. Written answers are compared on the first 16
+# prompts, the score counts all of them: so a ticket can be lost while every answer is as before. If a stage broke
+# something, the ledger says so by itself:
 
 # %%
 print(*ledger.drifts() or ["nothing drifted"], sep="\n")
 
 # %% [markdown]
 # ## What it says to bad input
-# A prompt without words, one that is longer than the context, an adapter that there is not, a folder that there is not:
-# each stops with a sentence, before anything is computed.
+# A prompt without words, one that is longer than the context, an adapter and a folder that do not exist: each stops
+# with a sentence, before anything is computed.
 
 # %%
 from labkit import LabError, data, finetune, runs
@@ -574,29 +593,33 @@ measured.beside("10_onnx_export")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit serve runs/tiny/onnx-fp32-adapters` is the server of this lab, for `curl`, for `openai`'s client, or for any
-# program with a field for an address. Lab 11 exports with Olive: `olive capture-onnx-graph` and `olive optimize`.
+# `labkit serve runs/tiny/onnx-fp32-adapters` is the server of this lab (under another profile its name stands in place
+# of `tiny`), for `curl`, for `openai`'s client, or for any program in which you can set the API's address. Lab 11
+# exports with Olive: `olive capture-onnx-graph` and `olive optimize`.
 #
 # ## What you can do now
-# You can export a model and prove token by token that it is the same, choose a 4-bit recipe by what it costs, keep many
-# adapters over one base, and serve them within limits.
+# You can export a model and prove token by token that it is the same, choose a 4-bit recipe by what it costs, switch
+# many adapters over one base, and serve them within limits.
 #
 # **Quiz.** Answer each in your head, then open it.
 #
-# <details><summary>1. The fp32 export answers three of 200 prompts otherwise. Where do you look first?</summary>
+# <details><summary>1. The fp32 export answers 30 of 200 prompts differently from PyTorch. Where do you look
+# first?</summary>
 # At the token ids that went in. Rounding moves the last digits of a logit and flips an answer only where two tokens are
-# nearly tied; another template, a second start token or a lost newline moves everything.
+# nearly tied, which is rare; another template, a second start token or a lost newline moves everything.
 # </details>
 #
-# <details><summary>2. int4 is a quarter of fp32 though a code has 4 of 32 bits. Where is the rest?</summary>
+# <details><summary>2. A code has 4 of 32 bits, yet the int4 folder is more than an eighth of the fp32 one. Where is the
+# rest?</summary>
 # In a scale and a zero for each block, in the matrices that keep 8 bits (embedding and head among them), and in what is
-# not quantised at all: norms, the tables of positions, the tokenizer, the graph. The smaller the model, the more those
-# weigh.
+# not quantised at all: norms, the tables of positions, the tokenizer, the graph. The smaller the model, the larger the
+# share of those.
 # </details>
 #
 # <details><summary>3. Ten tasks. Ten merged models, or one base with ten adapters?</summary>
-# Merged, if each has traffic of its own: nothing is paid for the detour, and each can be quantised for its own task.
-# One base, if memory is short or requests are few and mixed: each adapter adds a few per cent, and none is loaded anew.
+# Merged, if each has many requests of its own: nothing is paid for the detour, and each can be quantised for its task.
+# One base, if memory is short or requests are few and mixed: each adapter adds a few per cent, and switching loads
+# no model.
 # </details>
 #
 # **Next:** lab 11 does labs 03, 04, 05 and this one by Microsoft's `olive` command line. How far you are:
