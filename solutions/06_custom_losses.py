@@ -39,11 +39,10 @@ table(*({"y": y, "the two share": kind, "pairs": n} for (y, kind), n in sorted(c
 
 # %% [markdown]
 # ## The nearest letter, before any training
-# A model gives each token a vector in each layer, its *state*. The point of a letter is the mean of its tokens' states
-# in the last layer, brought to length 1. Each test letter then looks for its matter among the letters of all other
-# *families* (a family is one letter with other names and numbers in it). *Recall@1* is how often the nearest is of the
-# same matter, *recall@5* how often one of the five nearest is. *MRR* is the mean of 1 / place, the place
-# of the first one of the same matter.
+# The point of a letter is the mean of its tokens' *states*, their vectors behind the last layer, brought to length 1.
+# Each test letter then looks for its matter among the letters of all other *families* (a family is one letter with
+# other names and numbers in it). *Recall@1* is how often the nearest is of the same matter, *recall@5* how often one of
+# the five nearest is, *MRR* the mean of 1 / place, the place of the first one of the same matter.
 #
 # **Predict** recall@1 for the base model, and for a bag of words, which compares words and pairs of words and gives
 # more weight to rare ones. There are 32 matters: a letter taken at random is right about 3 times in 100.
@@ -70,8 +69,8 @@ table(*({"": name, **{k: str(v) for k, v in scores.items()}} for name, scores in
 # The base model was never told what "near" should mean. A loss can tell it.
 #
 # ## A distance that breaks at zero
-# Such a loss needs d, the Euclidean distance of two points. Sometimes the two are the same point, such as when a letter
-# is paired with its copy. **Predict** the gradient of their distance, then look.
+# Such a loss needs d, the Euclidean distance of two points. A letter can meet its own copy, and then d is 0.
+# **Predict** the gradient there, then look.
 
 # %% tags=["reproducible"]
 import torch
@@ -407,8 +406,8 @@ weights = losses.label_weights(tokenizer := models.load()[1], slice_["label"])
 print({tokenizer.decode([token]).strip(): round(weight, 2) for token, weight in weights.items()})
 
 # %% [markdown]
-# Three trainings on the same rows, in the same order, scored on every second test letter, which saves time: intervals
-# depend on the number of families, and nearly all of those stay. **Predict** the F1 of the rare class under each.
+# Three trainings on the same rows, in the same order, scored on every second test letter: intervals depend on the
+# number of families, and nearly all of those stay. **Predict** the F1 of the rare class under each.
 
 # %%
 held = task.test.select(range(0, len(task.test), 2))
@@ -465,7 +464,6 @@ check("distillation_loss", distillation_loss)
 # Suppose that you got a tuned model, the teacher, but not the labels that it was tuned on. You have 48 letters that you
 # labelled yourself, and many more without labels. A student that learns from labels can use only the 48; the teacher
 # can be asked about all. The teacher here is the base with all its weights tuned (lab 02's, if you have it already).
-# Below: one letter, and the teacher's doubt about it.
 
 # %%
 import torch

@@ -46,7 +46,7 @@ fp32.info()
 
 # %% [markdown]
 # Nothing here is Python: a graph, weights, a tokenizer, settings. Embedding and head are one matrix, so they are stored
-# once. Ask it something; PyTorch takes no part in the answer, and `is` shows the right one:
+# once. Ask it something; PyTorch takes no part in the answer:
 
 # %%
 print(tone.test[0]["prompt"], "\n->", fp32.generate(tone.test[0]["prompt"]), "\n   is:", tone.test[0]["completion"])
@@ -452,9 +452,9 @@ plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f
                                  for b, c in seen.items()))
 
 # %% [markdown]
-# On a quiet machine the lines are nearly straight. Each call also has a fixed cost, whatever the prompt, which a single
-# short prompt feels most. Where a line bends upwards, attention over a long prompt begins to count; where two cross,
-# something else was running.
+# On a quiet machine the lines are nearly straight, above a fixed cost of every call that a single short prompt feels
+# most. Where a line bends upwards, attention over a long prompt begins to count; where two cross, something else was
+# probably running.
 #
 # ## Serve it
 # `labkit serve FOLDER` answers as OpenAI's API does, on this machine only unless told otherwise: a client that knows
@@ -593,9 +593,9 @@ measured.beside("10_onnx_export")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit serve runs/tiny/onnx-fp32-adapters` is the server of this lab (under another profile its name stands in place
-# of `tiny`), for `curl`, for `openai`'s client, or for any program in which you can set the API's address. Lab 11
-# exports with Olive: `olive capture-onnx-graph` and `olive optimize`.
+# `labkit serve runs/tiny/onnx-fp32-adapters` is the server of this lab (`tiny` is the profile), for `curl`, `openai`'s
+# client, or any program in which you can set the API's address. Lab 11 exports with Olive: `olive capture-onnx-graph`
+# and `olive optimize`.
 #
 # ## What you can do now
 # You can export a model and prove token by token that it is the same, choose a 4-bit recipe by what it costs, switch
