@@ -152,8 +152,8 @@ print(f"largest difference {gap:.0e}; below 1e-5: {gap < 1e-5}")
 # of the text; *prefix tuning* learns what each layer would have kept of such tokens, their keys and values. You know
 # LoRA and its variants from lab 03.
 #
-# Each kind gets the same few steps on *intent*; guessing is right once in eight. **Predict**: which kind learns most, and
-# which is smallest on disk?
+# Each kind gets the same few steps on *intent*; guessing is right once in eight. **Predict**: which kind learns most,
+# and which is smallest on disk?
 
 # %%
 from labkit import data, relatives
@@ -504,9 +504,9 @@ table(*rows, caption=f"{len(held['summary'])} letters of as many families; weigh
 
 # %% [markdown]
 # Compare each mix with the two single adapters in the first two rows: does one keep both tasks? Where `cat` loses
-# something, its arithmetic is not at fault, since it is exact: two adapters that were trained apart never agreed on which
-# directions to use. A mix gives you one adapter in place of two, without a step of training. What it loses stands in
-# the table, and the intervals say which losses are real.
+# something, its arithmetic is not at fault, since it is exact: two adapters that were trained apart never agreed on
+# which directions to use. A mix gives you one adapter in place of two, without a step of training. What it loses stands
+# in the table, and the intervals say which losses are real.
 #
 # An adapter that is wanted for good can be merged into a copy of the base; the bank stays as it is.
 
