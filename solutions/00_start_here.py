@@ -8,24 +8,25 @@
 
 # %% [markdown]
 # # 00 · Start here: a warm start
-# **You will** see one model before and after a quarter of a minute of training, find out what this machine can do,
-# choose the base model that the course runs on, and try the three verbs of the exercises.
+# **You will** see one model before and after half a minute of training, find out what this machine can do, choose the
+# base model that the course runs on, and try the three verbs of the exercises.
 #
 # *15 minutes. You need: nothing but this notebook. No GPU, no network, no account.*
 #
 # Tatra Trail is a shop for mountain gear, and its inbox is full. What can a language model of two million parameters,
-# a ten-thousandth of what a chat service runs on, do about it?
+# less than a thousandth of what a chat service runs on, do about it?
 #
-# ## A quarter of a minute from stranger to colleague
-# The base model has read about a little world of villages and mountain gear, and never seen the shop's tasks. Below it
-# is trained, here and now, to sum up a letter in one line. **Predict** what it answers *before* training.
+# ## Half a minute from stranger to colleague
+# The base model has read about a little world of villages and mountain gear, and has never seen the shop's tasks. The
+# next cell trains it, here and now, to sum up a letter in one line of the form *team: matter (order, place, date)*.
+# **Predict** what it answers *before* training.
 
 # %%
 from labkit import data, evaluation, finetune, models, runs
 from labkit.widgets.sidebyside import SideBySide
 
 task = data.ticket_task("summary")  # letters with their summaries
-run = finetune(task.train, steps=60, out=runs("lab00"))
+run = finetune(task.train, steps=60, out=runs("lab00"))  # a step reads a few letters; the result is kept in runs/
 
 
 def one_line(model, tokenizer):
@@ -37,16 +38,16 @@ def one_line(model, tokenizer):
 
 
 # %% [markdown]
-# The letter in the box is one that training has not seen, and neither was any letter like it. Read both answers, then
-# change a word of the letter, the product or the number, and press *Ask*.
+# Training has not seen the letter in the box, nor any letter worded like it. Read both answers, then change the
+# product, the number or any other word of the letter, and press *Ask*.
 
 # %%
 SideBySide({"base model": one_line(*models.load()), "fine-tuned": one_line(run.model, run.tokenizer)},
            task.test[0]["text"], label="a letter to Tatra Trail")
 
 # %% [markdown]
-# Nothing was looked up in a file: the model on the right was trained while you read. How many of its numbers changed,
-# and how long did it take?
+# Nothing was prepared beforehand: the fine-tuned model was trained while you read. A model's numbers are called its
+# *parameters*. What share of them was trained (`changed`), and how long did it take?
 
 # %%
 from labkit.tables import table
@@ -55,11 +56,11 @@ table(steps=run.settings["steps"], letters_read=run.settings["steps"] * run.sett
       seconds=run.seconds, parameters=run.total, changed=f"{run.share:.1%}")
 
 # %% [markdown]
-# The twentieth that changed is a LoRA adapter; lab 03 builds one by hand. Whether the answers are *good* is a question
-# for lab 07; that they are different, you have seen.
+# That small share is a LoRA adapter: numbers added beside the model's own, which stay as they were. Lab 03 builds one
+# by hand. So far you have seen two answers to one letter; how to tell whether a model is *good* is lab 07.
 #
 # ## What this machine can do
-# The doctor looks at everything that the course needs. A line that says *mend* has a remedy beside it:
+# The doctor looks at everything that the course needs. A line that begins with *mend* has a remedy in its last column:
 
 # %%
 from labkit import doctor
@@ -69,9 +70,10 @@ doctor.table(findings)
 
 # %% [markdown]
 # ## One setting moves the whole course
-# All labs run on a *profile*: a base model and settings that suit it. `tiny` is in this folder and takes seconds;
-# `small` is a real model that takes minutes on a laptop; `full` wants a GPU. The switch holds for this notebook.
-# From outside, the variable `LABKIT_PROFILE` does the same for all of them.
+# All labs run on a *profile*: a base model and settings that suit it. With `tiny`, which comes with the course, most
+# trainings take seconds; `small` is a real model that takes minutes on a laptop; `full` wants a GPU. The switch below
+# holds for this notebook until its kernel restarts. For all notebooks, set the environment variable `LABKIT_PROFILE`
+# before you start Jupyter.
 
 # %%
 from labkit import doctor
@@ -80,7 +82,8 @@ from labkit.widgets.profile import ProfileSwitch
 ProfileSwitch(doctor.recommendation().value)
 
 # %% [markdown]
-# What the three are, in one table. The last column is what a training of the course's size takes, in GB:
+# Here are the three in one table. The last column is the memory that a LoRA training takes, in GB, on the GPU where
+# there is one:
 
 # %%
 from labkit.profiles import PROFILES
@@ -90,8 +93,8 @@ table(*({"profile": p.name, "base model": p.model.split("/")[-1], "from": p.orig
          "memory (GB)": p.memory} for p in PROFILES.values()))
 
 # %% [markdown]
-# The same letter to a real model, if you have fetched it (`labkit fetch small` in a terminal, once). It has 135 million
-# parameters and has read a good part of the web. **Predict**: does it need the training?
+# Now the same letter goes to a real model, SmolLM2, if you have fetched it (`labkit fetch small` in a terminal, once).
+# It has 135 million parameters and has read text from all over the web. **Predict**: does it need the training?
 
 # %%
 from labkit import data, evaluation, finetune, models, runs
@@ -105,16 +108,18 @@ else:
     print("SmolLM2 is not on this machine yet: `labkit fetch small` brings it, once.")
 
 # %% [markdown]
-# A real base model picks out something sensible at once, in its own manner. Ten steps only begin to move it towards
-# the shop's manner, the team first, then the matter, then the numbers; in the labs it gets more.
+# If you have it, hold both lines against the letter: is what they say true, and do they have the shop's form? SmolLM2
+# writes fluent sentences before any training of ours, but fluent is not yet right. Ten steps are few; in the labs it
+# gets more.
 #
 # ## Three verbs
-# Exercises stand between the sections, each with its difficulty from 1 to 3 and the minutes that it may take. Run the
-# next cell as it is, then with an answer that is wrong on purpose, such as `return 1`, and read what `check` says.
+# Exercises stand between the sections, each with its difficulty from 1 to 3 and the minutes that it may take. Their
+# three verbs are `check`, `hint` and `solution`. Run the next cell as it is, then with an answer that is wrong on
+# purpose, such as `return 1`, and read what `check` says.
 #
 # ### Exercise 0.1 · the share of right answers · difficulty 1 · 3 minutes
-# Write `accuracy`: `said` and `truth` are lists of the same length. Give the share of places where they agree, from 0
-# to 1.
+# Write `accuracy`: `said` and `truth` are lists of labels, of the same length. Return the share of places where they
+# agree, a number from 0 to 1.
 
 # %%
 from labkit import check, hint, solution
@@ -137,7 +142,7 @@ hint("accuracy")
 
 # %% [markdown]
 # ## The map
-# Each lab is one notebook. Take them in order, or follow what you need; each section of each lab can be started on its
+# Each lab is one notebook. Take them in order, or pick what you need; each section of each lab can be started on its
 # own.
 
 # %%
@@ -147,7 +152,7 @@ course_map()
 
 # %% [markdown]
 # ## What you can do now
-# You have fine-tuned a language model, compared it with its base, and know which model the rest of the course will
+# You can fine-tune a language model and compare it with its base, and you know which model the rest of the course will
 # run on.
 #
 # **Quiz.** Answer each in your head, then open it.
@@ -158,8 +163,8 @@ course_map()
 # </details>
 #
 # <details><summary>2. Why train a model of two million parameters at all?</summary>
-# Because you can do it fifty times an hour. What you learn about data, losses, ranks and mistakes holds for the large
-# ones, and where it does not, the lab says so.
+# Because you can do it dozens of times an hour. What you learn about data, losses, ranks and mistakes holds for large
+# models too, and where it does not, the lab says so.
 # </details>
 #
 # <details><summary>3. What does an exercise that you leave empty break?</summary>

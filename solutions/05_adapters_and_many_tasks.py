@@ -8,13 +8,16 @@
 
 # %% [markdown]
 # # 05 · Adapters: one base, many tasks
-# **You will** write a bottleneck adapter, compare the whole family at one table, train four adapters over one base,
+# **You will** write a bottleneck adapter, compare the whole family in one table, train four adapters over one base,
 # and switch, batch, mix, merge and route between them.
 #
 # *75 minutes. You need: lab 03. No GPU, no network, no account.*
 #
 # Each letter to Tatra Trail has several readers: one wants its tone, one wants JSON for the warehouse, one a line for
 # the list, and the customer wants a reply. Four models would do it. How much of four models is needed?
+#
+# `inbox` has the letters of this lab, none of which training sees: `tickets()` are the letters themselves, and
+# `held(task)` the same letters as prompts for one task, each with the answer that is wanted.
 
 # %%
 from labkit import inbox
@@ -25,11 +28,12 @@ table(*({"task": task, "wanted": inbox.held(task)[5]["completion"]} for task in 
 
 # %% [markdown]
 # ## A narrow way round, and back
-# The oldest adapter is a small network behind a part of each layer: h + up gelu(down h), where `down` makes h narrow
-# and `up` makes it wide again.
+# The oldest adapter for language models is a small network behind a part of each layer: h + up gelu(down h). `down`
+# makes h narrow, gelu bends it (it is not linear), and `up` makes it wide again.
 #
 # ### Exercise 5.1 · a narrow way round, and back · difficulty 1 · 6 minutes
-# Write `bottleneck_forward`. `h` is (batch, d), `down` is (width, d), `up` is (d, width); leave biases out.
+# Write `bottleneck_forward`. `h` is (batch, d), `down` is (width, d), `up` is (d, width); the answer is (batch, d).
+# Leave biases out.
 
 # %%
 import torch
@@ -48,7 +52,8 @@ check("bottleneck_forward", bottleneck_forward)
 
 # %% [markdown]
 # ### Exercise 5.2 · what a bottleneck costs · difficulty 1 · 4 minutes
-# One stands in each layer. `down` and `up` now have biases. How many numbers are trained?
+# Write `bottleneck_parameters`. A model has `layers` layers with one bottleneck in each, and `down` and `up` now have
+# biases. How many numbers are trained in all?
 
 # %%
 def bottleneck_parameters(d, width, layers):
@@ -61,7 +66,8 @@ check("bottleneck_parameters", bottleneck_parameters)
 
 # %% [markdown]
 # Now on the model. `up` starts at zero. **Predict** how far the model's answers move when the bottlenecks are put in,
-# and how far when they have been trained and are taken out again.
+# and how far when they have been trained and are taken out again. The training is a few steps on *intent*: which of the
+# shop's eight teams is a letter for?
 
 # %%
 from labkit import adapters, data, inbox, models, relatives
@@ -82,29 +88,31 @@ print("the same after putting them in:", torch.equal(logits(model), start))
 # %%
 losses = relatives.train(model, tokenizer, data.ticket_task("intent").train, steps=8, batch_size=8, learning_rate=2e-3)
 trained = logits(model)
-print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f} nats; answers moved by up to {(trained - start).abs().max():.1f}")
+print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f} nats; a logit moved by up to {(trained - start).abs().max():.1f}")
 
 # %% [markdown]
-# Saved and read back onto a fresh base they must answer the same, and taken off they must leave no trace: not nearly
-# the base, but the base, bit for bit.
+# Saved and read back onto a fresh base, the bottlenecks must give the same answers. Taken off, they must leave no
+# trace: not nearly the base, but the base, bit for bit.
 
 # %%
 from labkit import runs
 
 adapters.save_bottleneck(model, runs("lab05-bottleneck"))
 again = adapters.load_bottleneck(models.load()[0], runs("lab05-bottleneck"))
-print("read back, the same answers:  ", torch.equal(logits(again), trained))
-print("taken off, the base, bit by bit:", torch.equal(logits(adapters.detach_bottleneck(model)), start))
+print("read back, the same answers:     ", torch.equal(logits(again), trained))
+print("taken off, the base, bit for bit:", torch.equal(logits(adapters.detach_bottleneck(model)), start))
 
 # %% [markdown]
-# That is what makes adapters safe to try. What no bottleneck can do is vanish into W, as LoRA does: a bend stands
-# between its two matrices, so it costs a little time at every answer, for ever.
+# That is what makes adapters safe to try. But a bottleneck cannot be merged into W, as LoRA can: a bend stands between
+# its two matrices. So it costs a little time at every answer, for ever.
 #
 # ## A relative without a matrix
-# IA3 learns no matrix at all. It multiplies some outputs of a layer, each by a number of its own.
+# IA3 learns no matrix at all. It multiplies a layer's keys, its values and the middle of its feed-forward part, each
+# number by a factor of its own. Keys and values are outputs of a W, so there it is one factor for each output.
 #
 # ### Exercise 5.3 · one number an output · difficulty 1 · 4 minutes
-# Write `ia3_forward`: `x` is (batch, d_in), `W` is (d_out, d_in), `scale` is (d_out,) and starts at ones.
+# Write `ia3_forward`: `x` is (batch, d_in), `W` is (d_out, d_in), `scale` is (d_out,) and starts at ones; the answer is
+# (batch, d_out).
 
 # %%
 from labkit import check
@@ -119,8 +127,8 @@ def ia3_forward(x, W, scale):
 check("ia3_forward", ia3_forward)
 
 # %% [markdown]
-# The library has it too. This is a layer that `peft` has given IA3, with its numbers moved off one. **Predict** whether
-# the two agree.
+# `peft` has it too. The next cell takes one `k_proj`, the matrix that makes the keys, with peft's IA3 on it, and moves
+# the factors off one. **Predict** whether the two agree.
 
 # %%
 import torch
@@ -140,10 +148,12 @@ print(f"largest difference {gap:.0e}; below 1e-5: {gap < 1e-5}")
 
 # %% [markdown]
 # ## The family at one table
-# Two more leave the layers alone. *Prompt tuning* learns a few made-up tokens in front of the text; *prefix tuning*
-# learns what each layer would have kept of such tokens, its keys and values. LoRA and its variants you know.
+# Two more leave the weights of the layers alone. *Prompt tuning* learns the embeddings of a few made-up tokens in front
+# of the text; *prefix tuning* learns what each layer would have kept of such tokens, their keys and values. You know
+# LoRA and its variants from lab 03.
 #
-# **Predict**, for so short a training: which kind learns most, and which is smallest on disk?
+# Each kind gets the same few steps on *intent*; guessing is right once in eight. **Predict**: which kind learns most,
+# and which is smallest on disk?
 
 # %%
 from labkit import data, relatives
@@ -155,15 +165,16 @@ trials = [relatives.family_trial(kind, intent, steps=20, every=3) for kind in fa
 table(*(t.row() for t in trials), caption=f"intent, {len(trials[0].losses)} steps of 8 letters, validation tickets")
 
 # %% [markdown]
-# The same as a picture: further left is smaller, higher is better, and bars that overlap have not been told apart.
+# The same as a picture: further left is smaller, higher is better, and kinds whose bars overlap have not been told
+# apart.
 
 # %%
 from labkit import plots
 
 best = max(trials, key=lambda t: t.accuracy.value)
 level = [t.kind for t in trials if t is best or not best.accuracy.above(t.accuracy)]
-title = f"Highest, and not told apart: {', '.join(level)}"
-figure, axes = plots.new(title, "trained parameters (equals are drawn apart)", "accuracy (%), with 95 % interval")
+title = f"Adapters on intent. Highest, not told apart: {', '.join(level)}"
+figure, axes = plots.new(title, "trained parameters, log scale (equals drawn apart)", "accuracy (%), 95 % interval")
 order = sorted(trials, key=lambda t: t.parameters)
 for i, t in enumerate(order):
     equals = [other.parameters for other in order[:i]].count(t.parameters)
@@ -177,14 +188,14 @@ plots.show(figure, alt="; ".join(f"{t.kind}: {t.parameters:,} parameters, accura
 
 # %% [markdown]
 # Read the intervals first; then mind what a table of short runs cannot say. IA3, prompt and prefix were given higher
-# rates (`relatives.RATES`), and most kinds would gain from more steps; made-up tokens are known to come into their own
-# on large models only. Where rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another
-# alpha (lab 03). PiSSA starts on the largest directions of W, not at nothing, and so learns in few steps. Bytes and
-# parameters are certain.
+# learning rates (`relatives.RATES`), more steps may change the order, and prompt tuning is known to catch up on large
+# models only. Where rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha
+# (lab 03). PiSSA starts on the largest directions of W, not at zero, which is meant to make the first steps count for
+# more. The parameters and the bytes are certain.
 #
 # ## Four adapters over one base
-# From here on it is LoRA, the kind that can be mixed, merged and batched. Each of the four tasks gets an adapter of its
-# own, trained on the same letters. The longest answers are those of the last one:
+# From here on it is LoRA, which can be mixed, merged and batched. Each of the four tasks gets an adapter of its own,
+# trained on the same set of letters. The longest answers are those of *reply*; here is one:
 
 # %%
 from labkit import data, inbox, models
@@ -195,7 +206,8 @@ task = data.ticket_task("reply")
 print(task.train[0]["prompt"], "\n->", task.train[0]["completion"])
 
 # %% [markdown]
-# This is the one long training of the lab; what is trained is kept, and every later section takes it from there.
+# This is the one long training of the lab, a few minutes on a laptop. The adapters are kept on disk, and every later
+# section takes them from there.
 
 # %%
 base, tokenizer = models.load()
@@ -206,7 +218,8 @@ for task, run in trained.items():
 print("in the bank:", ", ".join(bank.names), "| active:", bank.active)
 
 # %% [markdown]
-# A `Bank` holds the base once and any number of adapters beside it. `use` switches, `None` switches all off.
+# A `Bank` holds the base once and any number of adapters beside it. `bank.use(name)` switches to one of them,
+# `bank.using(name)` does so only for the length of a `with`, and `None` switches all off.
 
 # %%
 from labkit import evaluation
@@ -217,10 +230,12 @@ for name in (None, "summary"):
         print(f"{name or 'base'}:", evaluation.generate(model, tokenizer, [letter["prompt"]], 40)[0])
 
 # %% [markdown]
-# Hold it beside the line that is wanted, in the first table of the lab: how much of it is form, how much is true?
+# Compare it with the summary that is wanted, in the first table of the lab: is the form right? Is what it says true?
 #
-# Does each adapter own its task? **Predict** the diagonal of the next table, and what the reply adapter does when it is
-# asked for JSON. Every adapter gets every task, and so does the base: accuracy for tone, entity F1, and ROUGE-L twice.
+# Does each adapter own its task? Every adapter gets every task, and so does the base. Tone is scored by accuracy,
+# entities by F1 over the fields of the JSON (a missing one costs, and so does a wrong one), summary and reply by
+# ROUGE-L: the words shared with the wanted answer, in the same order. **Predict** how each adapter does on its own
+# task, and what the reply adapter does when it is asked for JSON.
 
 # %%
 held = {task: inbox.held(task) for task in inbox.TASKS}
@@ -233,8 +248,8 @@ table(*({"answers": name} | {task: str(e.main) for task, e in row.items()} for n
       caption=f"{len(held['tone'])} letters of as many families; columns are tasks")
 
 # %% [markdown]
-# "Better than" may be said where intervals do not touch. Here is that test for each task, against the best of the four
-# others:
+# "Better than" may be said where intervals do not touch. Here is that test for each task: its own adapter against the
+# three others and the base.
 
 # %%
 rows = []
@@ -251,13 +266,13 @@ from labkit import plots
 values = [[100 * e.main.value for e in row.values()] for row in grid.values()]
 own = [values[i + 1][i] for i in range(4)]
 columns = [f"{task}\n({e.main.metric})" for task, e in grid["base"].items()]
-title = f"Each adapter on its own task: {min(own):.0f} to {max(own):.0f} points of 100"
-plots.show(plots.heat(values, list(grid), columns, title, "task and figure (% or points of 100)", "who answers"),
+title = f"Every adapter on every task; each on its own: {min(own):.0f} to {max(own):.0f} points"
+plots.show(plots.heat(values, list(grid), columns, title, "task and its metric (points of 100)", "who answers"),
            alt="; ".join(f"{name} on {task}: {e.main}" for name, row in grid.items() for task, e in row.items()))
 
 # %% [markdown]
-# A high ROUGE says that the words are like those wanted. A colleague asks other things: does the JSON parse, is the
-# order number right to the digit, does a reply name the right product, and come from the right team?
+# A high ROUGE-L says that the words are like those wanted. A colleague asks other things: does the JSON parse, is the
+# order number right to the digit, do summary and reply name the right product and the right team (its *intent*)?
 
 # %%
 found = {s.metric: s for s in grid["entities"]["entities"].metrics.values()}
@@ -267,10 +282,10 @@ for task in ("summary", "reply"):
 table(*({"figure": name, "own adapter": str(score)} for name, score in found.items()))
 
 # %% [markdown]
-# What is copied (an order number) and what is chosen (a team) are two things to learn; see whether their intervals
-# touch. The team is one token of a whole reply, so the loss hardly sees it. A reply that sounds right and comes from
-# the wrong team is a mistake that an average hides. And the check reads the team's name only: see whether the promise
-# behind it is that team's, too. Read one, if there is one:
+# To copy an order number and to choose a team are two things to learn; see whether their intervals touch. The team is
+# one token of a whole reply, so it weighs little in the mean loss, and a reply that sounds right but comes from the
+# wrong team is a mistake that ROUGE-L hides. Read one, if there is one. The check reads the team's name only: is the
+# promise behind it that team's, too?
 
 # %%
 answers, wanted = grid["reply"]["reply"].answers, held["reply"]["completion"]
@@ -281,6 +296,7 @@ for i in wrong[:1]:
 # %%
 from labkit import measured
 
+# Kept for the table at the end, where they stand beside the figures of a real model.
 measured.note("05_adapters_and_many_tasks", training_seconds=sum(run.seconds for run in trained.values()),
               trainable_share=f"{trained['tone'].share:.2%}",
               **{f"{task}: {name}": row[task].main for task in inbox.TASKS for name, row in grid.items()},
@@ -288,8 +304,8 @@ measured.note("05_adapters_and_many_tasks", training_seconds=sum(run.seconds for
 
 # %% [markdown]
 # ## Type a letter, see what everybody says
-# Each adapter is asked in the words of its own task, and the base in those of the summary. Change the letter: add
-# an order number, complain in place of praising, and watch which answers follow.
+# Each adapter is asked in the words of its own task, and the base in those of the summary. Change the letter (another
+# order number, another place, another mood), press *Ask*, and watch which answers follow.
 
 # %%
 from labkit import inbox
@@ -328,8 +344,8 @@ print(f"a switch {1000 * switching:.1f} ms, loading the base {1000 * loading:.0f
 print("every weight where it was:", before == after, "| a switch is quicker:", switching < loading)
 
 # %% [markdown]
-# A switch reads and copies nothing. It tells each layer which of the detours beside it to take. A bank is saved without
-# its base, and comes back over it:
+# A switch reads and copies no weights. It tells each layer which of the detours beside it to take. A bank is saved
+# without its base, and is put back on it when it is loaded:
 
 # %%
 from labkit import runs
@@ -343,8 +359,9 @@ print("back from disk:", ", ".join(again.names), "| active:", again.active, f"| 
 
 # %% [markdown]
 # ## What a bank refuses
-# An adapter that does not belong to a base still fits it, if the shapes agree, and answers nonsense without an error.
-# So the bank asks first. Three adapters that should not get in:
+# An adapter that was trained on another base still fits this one, if the shapes agree, and may answer nonsense without
+# any error. So the bank checks first. The next cell makes a damaged adapter and another base; the one after it tries
+# three adapters that should not get in:
 
 # %%
 import shutil
@@ -357,9 +374,9 @@ from labkit.adapters import Bank
 bank, tokenizer = inbox.bank(["tone", "summary"])
 folder = inbox.train("tone").folder
 broken = shutil.copytree(folder / "adapter", runs("lab05-broken"), dirs_exist_ok=True) / "adapter_model.safetensors"
-first, *rest = sorted(load_file(broken))
+first, *rest = sorted(load_file(broken))  # the names of its weights, of which the first is left out
 save_file({name: load_file(broken)[name] for name in rest}, broken)
-other = runs("lab05-other-base")
+other = runs("lab05-other-base")  # another base: this one with an adapter merged into it
 with models.quiet():
     bank.merge("summary").save_pretrained(other)
     tokenizer.save_pretrained(other)
@@ -377,16 +394,17 @@ refused(Bank(models.load()[0], rank=4), folder)
 refused(Bank(models.load(other)[0]), folder)
 
 # %% [markdown]
-# The first lacks a weight, the second has another rank than the bank was made for. The third is the quiet one: the same
-# architecture and shapes, but other weights below. `labkit` writes down which base a run was trained over; peft writes
-# its name alone.
+# The first lacks a weight, the second has another rank than the bank was made for. The third is the one that no shape
+# gives away: the same architecture, but a base with other weights. `labkit` keeps a fingerprint of the base's weights
+# with each run; peft keeps the base's name.
 #
 # ## A batch in which every row has its own adapter
-# A server gets letters for all four tasks at once. Sorting them by task would make four small batches of one large one.
+# A server gets letters for all four tasks at once. Sorted by task, one large batch would become four small ones.
 #
 # ### Exercise 5.4 · every row its own adapter · difficulty 3 · 15 minutes
-# Write `mixed_batch` for one layer. `x` is (batch, d_in); `adapters` has (A, B) by name; `names` has a name for each
-# row, or None for the base alone.
+# Write `mixed_batch` for one layer. `x` is (batch, d_in), `W` is (d_out, d_in). `adapters` is a dict from a name to
+# (A, B), with A (r, d_in) and B (d_out, r); r may differ from one to the next, and `alpha` is the same for all. `names`
+# lists an adapter's name for each row, or None for the base alone. The answer is (batch, d_out).
 
 # %%
 import torch
@@ -408,8 +426,8 @@ def mixed_batch(x, W, adapters, names, alpha):
 check("mixed_batch", mixed_batch)
 
 # %% [markdown]
-# `bank.each` does this in the whole model, through peft. **Predict** whether a row's answer depends on the company that
-# it is in.
+# `bank.each` does this in the whole model, through peft. **Predict** whether a row's answer depends on the other rows
+# of its batch.
 
 # %%
 from labkit import evaluation, inbox
@@ -426,7 +444,7 @@ for prompt, name in zip(prompts, names):
 print("rows:", len(names), "| the same text as one by one:", sum(a == b for a, b in zip(together, alone)))
 
 # %% [markdown]
-# A text shows only which token was the likeliest. How far apart are the logits, at most? Here for random tokens:
+# A text shows only which token was the likeliest. How far apart are the logits, at most? Try it on random tokens:
 
 # %%
 import torch
@@ -442,11 +460,12 @@ print(f"largest difference of a logit {gap:.0e}; below 1e-3: {gap < 1e-3}")
 
 # %% [markdown]
 # ## Mixing two adapters
-# A letter list wants summary *and* JSON. Can two adapters be made one, without training? What an adapter adds to W is
-# B A, times alpha / r (left out here), so a mix should add a weighted sum of those.
+# Somebody wants a summary *and* JSON of each letter. Can two adapters be made one, without training? What an adapter
+# adds to W is B A, times alpha / r (left out here), so a mix should add a weighted sum of those.
 #
 # ### Exercise 5.5 · a weighted mix of two adapters · difficulty 2 · 8 minutes
-# Write `mixed_detour`. `pairs` lists (A, B), `weights` a number for each; the answer is (d_out, d_in).
+# Write `mixed_detour`. `pairs` lists (A, B), with A (r, d_in) and B (d_out, r); `weights` lists a number for each pair.
+# The answer is (d_out, d_in).
 
 # %%
 from labkit import check
@@ -461,9 +480,10 @@ def mixed_detour(pairs, weights):
 check("mixed_detour", mixed_detour)
 
 # %% [markdown]
-# The exact sum needs the ranks of both (`cat`). `svd` is the nearest at the old rank. `linear` sums A and B apart,
-# which lets one adapter's B meet the other's A. `ties` and `dare_linear` first throw entries away, so that fewer get in
-# each other's way. **Predict** which, if any, keep both tasks.
+# `cat` is the exact sum, and its rank is the sum of both ranks. `svd` is the matrix of the old rank that is nearest to
+# that sum. `linear` adds A to A and B to B, so that one adapter's B meets the other's A. `ties` and `dare_linear` do so
+# too, but throw entries away first (`ties` the smallest, `dare_linear` at random), so that fewer get in each other's
+# way. **Predict** which, if any, keep both tasks.
 
 # %%
 from labkit import evaluation, inbox
@@ -483,10 +503,10 @@ for name in bank.names:
 table(*rows, caption=f"{len(held['summary'])} letters of as many families; weights 1 and 1")
 
 # %% [markdown]
-# Compare each mix with the two singles above it, row by row: does one keep both? The arithmetic of `cat`, the exact
-# sum, is not at fault for what it loses: two adapters that were trained apart never agreed on which directions to use.
-# What a mix gains is one adapter in place of two, without a step of training; what it loses stands in the table, and
-# the intervals say which losses are real.
+# Compare each mix with the two single adapters in the first two rows: does one keep both tasks? Where `cat` loses
+# something, its arithmetic is not at fault, since it is exact: two adapters that were trained apart never agreed on
+# which directions to use. A mix gives you one adapter in place of two, without a step of training. What it loses stands
+# in the table, and the intervals say which losses are real.
 #
 # An adapter that is wanted for good can be merged into a copy of the base; the bank stays as it is.
 
@@ -500,11 +520,13 @@ print(f"largest difference of a logit {gap:.0e}; below 0.01: {gap < 0.01}; in th
 
 # %% [markdown]
 # ## Who answers this letter?
-# Somebody has to choose the adapter. A small router reads the intent, by a bag of words, in a millisecond.
+# Somebody has to choose the adapter. A small router guesses the intent from a bag of words; no language model is needed
+# for that.
 #
 # ### Exercise 5.6 · send a ticket to its adapter, or to nobody · difficulty 2 · 7 minutes
-# `shares` has a probability for each intent, `routes` an adapter for some intents. Give the adapter of the likeliest
-# intent, or None where that is less likely than `least` or has no adapter.
+# Write `route`. `shares` is a dict from each intent to its probability, `routes` a dict from some of the intents to the
+# name of an adapter. Return the adapter's name for the likeliest intent, or None where that intent is less likely than
+# `least` or has no adapter.
 
 # %%
 from labkit import check
@@ -520,9 +542,9 @@ def route(shares, routes, least):
 check("route", route)
 
 # %% [markdown]
-# At Tatra Trail the warehouse takes JSON, the bench and the accounts take one line, and the rest is answered at once.
-# Learnt on the training letters, tried on families that it has not seen. **Predict** what a higher `least` does to both
-# columns.
+# At Tatra Trail the warehouse takes JSON, the workshop and the accounts take one line, and the rest gets a reply at
+# once. The router learns from the training letters and is tried on families that it has not seen. **Predict** what a
+# higher `least` does to both columns.
 
 # %%
 from labkit import data, evaluation, inbox
@@ -535,15 +557,15 @@ routes = {intent: adapter for adapter, intents in wants.items() for intent in in
 train, test = data.read("tickets/train"), inbox.tickets()
 rows, right = [], [routes[intent] for intent in test["intent"]]
 router = Router(train["text"][:], train["intent"][:], routes)
-for router.least in (0.0, 0.5, 0.3):
+for router.least in (0.0, 0.5, 0.3):  # the last one stays
     pairs = [(a, b) for a, b in zip(router(test["text"][:]), right) if a]
     score = evaluation.accuracy([b for _, b in pairs], [a for a, _ in pairs])
     rows.append({"least": router.least, "sent": f"{len(pairs)} of {len(right)}", "of these, right": str(score)})
 table(*rows)
 
 # %% [markdown]
-# What is not sent, a person reads. `least` trades the one for the other. Now letters, router (at the last `least`),
-# bank and one mixed batch, all together:
+# A person reads what is not sent. `least` trades how much is sent for how much of it is right. Now all together: the
+# router (at the last `least`) chooses for six letters, and the bank answers them in one mixed batch.
 
 # %%
 bank, tokenizer = inbox.bank(["entities", "summary", "reply"])
@@ -556,15 +578,17 @@ table(*({"letter": text[:40] + "...", "sent to": name or "a person", "answer": a
         for text, name, answer in zip(letters["text"], sent, said)))
 
 # %% [markdown]
-# The right adapter is not yet the right answer: hold the last reply beside the one that is wanted, in the first table.
-# A router decides only *who* answers, and not always rightly; what is said is a matter of the figures above.
+# The right adapter is not yet the right answer. The last letter is that of the lab's first table: if an adapter
+# answered it, compare with what is wanted there. A router decides only *who* answers, and not always rightly; how good
+# the answers are, the figures above have said.
 #
 # ## What a grammar gives for nothing
-# An answer that must be JSON, or one of six labels, can be made so without any training: at each step, look only at the
-# tokens that the form allows next.
+# An answer that must be JSON, or one of six labels, can be forced into that form without any training: at each step,
+# choose only among the tokens that the form allows next.
 #
 # ### Exercise 5.7 · choose only what a grammar allows · difficulty 2 · 7 minutes
-# Give the id of the likeliest token among `allowed`. `logits` is (vocabulary,).
+# Write `constrained_choice`. `logits` is (vocabulary,), `allowed` lists the ids of some tokens. Return the id of the
+# likeliest of these, a whole number.
 
 # %%
 import torch
@@ -582,8 +606,8 @@ def constrained_choice(logits, allowed):
 check("constrained_choice", constrained_choice)
 
 # %% [markdown]
-# `evaluation.JsonObject` says what may come next in an object with given keys. The same letters, to the base and to the
-# adapter, free and constrained. **Predict** all four shares that parse, then all four F1.
+# `evaluation.JsonObject` says what may come next in an object with given keys. The base and the adapter answer the same
+# letters, free and constrained. **Predict** all four shares that parse, then all four F1.
 
 # %%
 from labkit import data, evaluation, inbox
@@ -603,9 +627,9 @@ for name in (None, "entities"):
 table(*rows)
 
 # %% [markdown]
-# The grammar gives every parse for nothing. What stands between the quotes is still the model's own, and the base has
-# learnt neither which of a letter's words are wanted where, nor to take only what stands there. The same for labels; an
-# answer outside the six counts as wrong.
+# With the grammar, all answers parse. What stands between the quotes is still the model's own, and the base has never
+# learnt which words of a letter belong in which field, nor to write only what stands in the letter. Now the same for
+# labels; an answer outside the six counts as wrong.
 
 # %%
 asked, labels, rows = inbox.held("tone", every=2), data.LABELS["tone"], []
@@ -619,14 +643,14 @@ for name in (None, "tone"):
 table(*rows)
 
 # %% [markdown]
-# Training brings the truth and, where the free rows say so, the form as well; a grammar is the guarantee for letters
-# that are still to come. For real grammars there are libraries (outlines, xgrammar); onnxruntime-genai and llama.cpp
-# have it built in.
+# Training teaches what to say and, as far as the free rows show it, the form as well; a grammar guarantees the form for
+# letters that are still to come. For larger grammars there are libraries (outlines, xgrammar); onnxruntime-genai and
+# llama.cpp have constrained decoding built in.
 #
-# ## Every architecture that you will meet
-# In some families the layers have other names (Phi joins q, k and v), and GPT-2, which DialoGPT is made of, has no
+# ## The architectures that you will meet
+# In some families the layers have other names (Phi-3 joins q, k and v). GPT-2, on which DialoGPT is built, has no
 # `nn.Linear` in its layers: its `Conv1D` keeps W transposed. These are the real architectures with two small layers and
-# random weights. **Predict** where embedding and head are one matrix.
+# random weights. **Predict** in which of them the embedding and the output head are one matrix (*tied*).
 
 # %%
 import torch
@@ -650,8 +674,10 @@ for name in architectures.NAMES:
 table(*rows)
 
 # %% [markdown]
-# Older tutorials name `c_attn` and `c_proj`, and train the embedding whole through `modules_to_save`. Where embedding
-# and head are one matrix, that trains both; a merge that took them for two would lose one of them when it is saved.
+# Tied or not is set model by model (Qwen2.5's small models are tied, its large ones are not). Older tutorials name
+# `c_attn` and `c_proj` as targets, and train the embedding whole through `modules_to_save`. Left to itself, peft then
+# trains a copy of it and leaves a tied head as it was; a merged model that is saved as tied loses one of the two.
+# `attach_lora` keeps them one:
 
 # %%
 before = architectures.small("GPT-2").get_input_embeddings().weight
@@ -661,12 +687,12 @@ loop.next_token_loss(model(input_ids=ids).logits, ids).backward()
 optimizer.step()
 merged = adapters.merge(model.eval())
 print("still one matrix after the merge:", architectures.one_matrix(merged))
-print("and another than before:", not torch.equal(merged.get_input_embeddings().weight, before))
+print("and no longer what it was:", not torch.equal(merged.get_input_embeddings().weight, before))
 
 # %% [markdown]
 # ## On a real model
-# What SmolLM2, 135 million parameters, measured in this notebook, if it was recorded, beside your own figures. An
-# adapter that costs a twentieth of tiny-base costs less there: the share falls as layers get wider.
+# SmolLM2 has 135 million parameters. If this notebook was recorded with it, its figures stand beside your own. Compare
+# the trainable share: at one rank it falls as layers get wider.
 
 # %%
 from labkit import measured
@@ -675,13 +701,13 @@ measured.beside("05_adapters_and_many_tasks")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit finetune tickets --task summary` trains one of the four and reports on it; `labkit chat` talks to it. Lab 10
-# exports two adapters beside one ONNX model, and lab 11 does that with Microsoft's `olive generate-adapter` and
-# `convert-adapters`.
+# `labkit finetune tickets --task summary` trains one of the four, reports on it and names its folder. With that folder,
+# `labkit chat` talks to it. Lab 10 puts two adapters beside one ONNX model, and lab 11 does that with Microsoft's
+# `olive generate-adapter` and `convert-adapters`.
 #
 # ## What you can do now
 # You can write two adapters by hand and say what each relative costs, keep many tasks over one base, serve them in one
-# batch, mix and merge them, refuse those that do not belong, route letters, and say what a grammar cannot give.
+# batch, mix and merge them, refuse those that do not belong, route letters, and say what a grammar cannot give you.
 #
 # **Quiz.** Answer each in your head, then open it.
 #
@@ -691,15 +717,15 @@ measured.beside("05_adapters_and_many_tasks")
 #
 # <details><summary>2. You serve a hundred customers, each with a LoRA of its own. What does one more cost?</summary>
 # Its A and B in memory, and a small product for its rows in a batch. The base's product is made once for all rows.
-# Merging would cost a whole model a customer.
+# Merging would cost a whole model for each customer.
 # </details>
 #
 # <details><summary>3. With constrained decoding every answer parses. Is your extraction now good?</summary>
-# It is well-formed. The grammar holds for an order number that stands nowhere in the letter, too. Only a comparison
-# with the truth (entity F1, exact match) tells.
+# It is well-formed. The grammar also accepts an order number that stands nowhere in the letter. Only a comparison with
+# the truth (entity F1, exact match) tells.
 # </details>
 #
-# **Next:** lab 06 writes losses for what no label says. How far you are:
+# **Next:** lab 06 tells a model what you want by losses of your own. How far you are:
 
 # %%
 from labkit import progress
