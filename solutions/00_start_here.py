@@ -47,13 +47,13 @@ SideBySide({"base model": one_line(*models.load()), "fine-tuned": one_line(run.m
 
 # %% [markdown]
 # Nothing was prepared beforehand: the fine-tuned model was trained while you read. A model's numbers are called its
-# *parameters*. What share of them was trained (`changed`), and how long did it take?
+# *parameters*. What share of them was trained (`trained`), and how long did it take?
 
 # %%
 from labkit.tables import table
 
 table(steps=run.settings["steps"], letters_read=run.settings["steps"] * run.settings["batch_size"],
-      seconds=run.seconds, parameters=run.total, changed=f"{run.share:.1%}")
+      seconds=run.seconds, parameters=run.total, trained=f"{run.share:.1%}")
 
 # %% [markdown]
 # That small share is a LoRA adapter: numbers added beside the model's own, which stay as they were. Lab 03 builds one

@@ -203,10 +203,11 @@ from labkit.scratch import export as by_hand
 
 block = models.matrix("model.layers.0.self_attn.v_proj.weight")[0, :32].numpy()
 codes, scale, zero = by_hand.block_codes(block)
-figure, axes = plots.new(f"32 weights on 16 levels, a step of {scale:.3f}", "weight (no unit)", "restored (no unit)")
+worst = abs((codes - float(zero)) * scale - block).max()
+title = f"32 weights on 16 levels: no error above {worst / scale:.2f} of a step of {scale:.3f}"
+figure, axes = plots.new(title, "weight (no unit)", "restored (no unit)")
 axes.axline((0, 0), slope=1, color=plots.COLOURS["grey"], linewidth=0.8)
 axes.plot(block, (codes - float(zero)) * scale, "o", color=plots.COLOURS["blue"])
-worst = abs((codes - float(zero)) * scale - block).max()
 plots.show(figure, alt=f"Weights against restored weights; the largest error is {worst / scale:.2f} of a step")
 
 # %% [markdown]

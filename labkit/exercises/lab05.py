@@ -114,7 +114,7 @@ def bottleneck_parameters(answer):
         "x @ W.T is (batch, d_out), and scale is (d_out,): the shapes meet as they are.",
         "return (x @ W.T) * scale",
     ),
-    after="d_out numbers in place of r × (d_in + d_out): far smaller than any LoRA.",
+    after="d_out numbers in place of r × (d_in + d_out): fewer than a LoRA of rank 1 trains.",
 )
 def ia3_forward(answer):
     import torch
@@ -311,7 +311,7 @@ def route(answer):
         "logits[allowed].argmax() counts within `allowed`: look the id up there.",
         "ids = torch.tensor(list(allowed))\nreturn int(ids[logits[ids].argmax()])",
     ),
-    after="Applied at every step it makes any JSON parse. Whether what stands in it is true, it cannot say.",
+    after="Applied at every step it makes every answer parse. Whether what stands in it is true, it cannot say.",
 )
 def constrained_choice(answer):
     import torch
