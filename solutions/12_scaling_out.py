@@ -376,7 +376,7 @@ from labkit.tables import table
 
 zero = {n: json.loads((profiles.COURSE / f"data/jobs/zero{n}.json").read_text())["zero_optimization"] for n in (2, 3)}
 means = {"stage": "what is split", "overlap_comm": "send gradients while others are still computed",
-         "offload_optimizer": "moments wait in the CPU's memory: slower; the GPUs save 8 bytes a weight in all, or more",
+         "offload_optimizer": "moments wait in CPU memory: slower; the GPUs save 8 bytes or more a weight in all",
          "stage3_gather_16bit_weights_on_model_save": "write one whole model, as FSDP's FULL_STATE_DICT does"}
 table(*({"option": name, "ZeRO 2": str(zero[2].get(name, "-")), "ZeRO 3": str(zero[3].get(name, "-")), "means": text}
         for name, text in means.items()))
