@@ -8,29 +8,30 @@
 
 # %% [markdown]
 # # 08 · Watching and mending: five broken runs
-# **You will** read a training while it runs, tell by its curves and its meter what ails it, mend five runs that are
-# really broken, and leave with a page to come back to when one of your own goes wrong.
+# **You will** read a training while it runs, tell by its curves and its meter what is wrong with it, mend five runs
+# that are really broken, and leave with a page to come back to when one of your own goes wrong.
 #
 # *60 minutes. You need: Python; labs 02 and 03 help. No GPU, no network, no account.*
 #
-# A colleague at Tatra Trail sends this curve and asks whether to ship the adapter. It ends next to nothing. Would you
-# say yes, and what would you ask for first?
+# A colleague at Tatra Trail sends the curve below and asks whether to ship the adapter. Its loss ends near zero. Would
+# you say yes, and what would you ask for first? (`clinic` has the five broken runs; `treat` trains one of them.)
 
 # %%
 from labkit import clinic, plots, runs
 
 sick = clinic.treat("overfitting", {}, out=runs("lab08-sick"))
 first = [{"step": point["step"], "loss": point["loss"]} for point in sick.curve if "loss" in point]
-plots.show(plots.curve(first, f"It ends at {first[-1]['loss']:.2f} nats: a good run?"),
+plots.show(plots.curve(first, f"The training loss ends at {first[-1]['loss']:.2f} nats: a good run?"),
            alt=f"Training loss falls from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
 
 # %% [markdown]
-# It is ill, and the curve of the *training* rows does not show it. What does, and what else can go wrong without a
-# word, is this lab.
+# It is ill, and the curve of the *training* rows does not show it. This lab is about what does show it, and about what
+# else can go wrong in silence.
 #
 # ## A run tells you how it is
-# `monitoring.live()` is a callback for the Trainer: a picture that redraws itself under the cell. **Predict** before
-# you run it how the learning rate goes, and whether the gradient norm rises or falls.
+# `monitoring.live()` is a callback: the Trainer calls it after every step, and it redraws a picture under the cell.
+# **Predict** before you run it how the learning rate goes, and whether the gradient norm (the length of the gradient)
+# rises, falls or does neither.
 
 # %%
 from labkit import clinic, finetune, monitoring, runs
@@ -41,8 +42,8 @@ run = finetune(rows, watched, steps=30, batch_size=8, evaluate_every=10, callbac
 
 # %% [markdown]
 # Four things to look at, in this order: does the training loss fall on the whole; does validation fall with it; does
-# the rate do what you told it (up, then down); does the gradient norm stay in one range, without runaway leaps. What
-# the meter saw meanwhile stays in the Run:
+# the rate do what was set (by default a short way up, then down); does the gradient norm stay in one range, without
+# runaway leaps. What the meter saw meanwhile stays in the Run:
 
 # %%
 from labkit import measured
@@ -53,13 +54,15 @@ measured.note("08_watching", tokens_per_second=run.meter["tokens_per_second"], l
 table(*({"measured": name.replace("_", " "), "value": value} for name, value in run.meter.items()))
 
 # %% [markdown]
-# `waiting` is the share of the time in which the model had no rows, `padding` the share of tokens that were none,
-# `move` how far the longest step moved the weights, as a share of their size, and `watching` what all this cost. The
-# first three each name an illness further down.
+# Shares are from 0 to 1. `waiting` is the share of the time in which the model had no rows, `padding` the share of the
+# tokens that only fill up short rows, `move` how far the longest step moved the weights, as a share of their size, and
+# `watching` the share of the time that looking took; `cpu` counts busy cores. Each of the first three points to an
+# illness further down.
 #
 # ### Exercise 8.1 · tokens a second, and seconds to go · difficulty 1 · 6 minutes
-# `seconds` and `tokens` are of each step that is done, in order; `steps` is how many there will be in all. Give two
-# numbers: tokens a second, and seconds to go. The first step warms up, so leave its time and its tokens out of both.
+# `seconds` and `tokens` are lists with one number for each step that is done, in order; `steps` is how many there will
+# be in all. Return two numbers: tokens a second, and seconds to go at the mean pace so far. The first step warms up, so
+# leave its time and its tokens out of both.
 
 # %%
 from labkit import check, hint, solution
@@ -76,8 +79,8 @@ check("throughput", throughput)
 
 # %% [markdown]
 # ### What does watching cost
-# Two kinds of runs take turns: with a clock alone, and with meter, picture and TensorBoard's log. **Predict** how much
-# slower the second kind is.
+# Two kinds of runs take turns: with a clock alone, and with meter, picture and a log for TensorBoard, which comes next.
+# **Predict** how much slower the second kind is.
 
 # %%
 from labkit.monitoring import Meter
@@ -95,15 +98,15 @@ for _ in range(3):
 ratio = sorted(watching["seconds_a_step"] / clock for watching, clock in zip(seen, bare, strict=True))
 inside = sorted(watching["watching"] for watching in seen)
 print(f"a watched step takes {ratio[1]:.2f} of the time of the other ({ratio[0]:.2f} to {ratio[2]:.2f} in three pairs)")
-print(f"inside the callbacks: {inside[-1]:.1%} of the training at most; at most 3 %: {inside[-1] <= 0.03}")
+print(f"inside meter and picture: {inside[-1]:.1%} of the training at most; at most 3 %: {inside[-1] <= 0.03}")
 
 # %% [markdown]
-# The pairs wobble with whatever else the machine does, and may even come out below 1; the clock inside the callbacks
-# does not. Of what is cheap to know, look at all.
+# The pairs wobble with whatever else the machine does, and may even come out below 1. The clock inside meter and
+# picture times nothing but them, and leaves TensorBoard's log to the pairs. What is cheap to know is worth looking at.
 #
 # ## TensorBoard, and a terminal
-# The field keeps its curves in TensorBoard's event files. `transformers` writes them by a callback of its own;
-# `monitoring.tensorboard(folder)` is that callback with a folder. **Predict** which names the curves have in there.
+# Many tools keep their curves in TensorBoard's event files. `transformers` has a callback that writes them;
+# `monitoring.tensorboard(folder)` is that callback with a folder. **Predict** what the curves are called in there.
 
 # %%
 from labkit import clinic, finetune, monitoring, runs
@@ -123,13 +126,15 @@ table(*({"tag": tag, "points": len(values), "last": values[-1][1]} for tag, valu
 board.show(folder)
 
 # %% [markdown]
-# TensorBoard itself opens in the notebook too, with all runs of a folder over one another. Take a cell of your own:
+# TensorBoard itself opens in the notebook too, and draws all runs of a folder into one figure. Type this into a cell of
+# your own (under another profile its name stands in place of `tiny`):
 #
 #     %load_ext tensorboard
 #     %tensorboard --logdir ../runs/tiny/lab08-board
 #
-# On a server without a screen, `tensorboard --logdir runs --port 6006` and a tunnel do the same. And in a terminal
-# `finetune(..., progress=True)` draws one line, with the loss and the meter in words:
+# On a server without a screen, `tensorboard --logdir runs --port 6006` and an SSH tunnel do the same. And in a terminal
+# `finetune(..., progress=True)` draws one line, with the loss and the meter in words. Here it is drawn into a string,
+# and its last state is printed:
 
 # %%
 import io
@@ -141,8 +146,8 @@ print(line.getvalue().split("\r")[-1])
 
 # %% [markdown]
 # ## Patient 1: it learns by heart
-# Sixteen letters, a large adapter, a high rate. You saw its training curve on top of the lab. These are its settings;
-# **predict** at which step validation is best.
+# Sixteen letters, a large adapter, a high rate. You saw its training curve at the top of the lab. The cell prints its
+# settings, and this time draws validation too, measured every few steps. **Predict** at which step validation is best.
 
 # %%
 from labkit import check, clinic, monitoring, plots, runs
@@ -154,14 +159,15 @@ figure, alt = monitoring.still(sick.curve)
 plots.show(figure, alt)
 
 # %% [markdown]
-# *Symptom:* the two curves part. *Steps of diagnosis:* find the lowest validation loss; see whether the run went on
-# after it; see how often it read each row. `monitoring.diagnose` takes these steps and says what it saw:
+# *Symptom:* the training loss goes on down, and validation ends well above its lowest point. *Diagnosis:* find the
+# lowest validation loss; see whether the run went on after it; see how often it read each row. `monitoring.diagnose`
+# takes these steps and says what it saw:
 
 # %%
 monitoring.diagnose(sick)
 
 # %% [markdown]
-# Six mends are in every textbook. **Predict** which of them lower the lowest point itself, which only keep it, and
+# Six remedies are in every textbook. **Predict** which of them lower the lowest point itself, which only keep it, and
 # which do neither.
 
 # %%
@@ -178,16 +184,17 @@ for name, mend in remedies.items():
 table(*seen, caption="validation loss, nats; a blind guess among six labels costs 0.90")
 
 # %% [markdown]
-# Read the column `lowest`: what a remedy does to *it* is what it does to the model. Early stopping costs nothing and
-# keeps what there was; the others change the run, each by itself and not each enough. Weight decay pulls by the rate
-# times its strength: in thirty steps that does not move the lowest point. And healthy means only that no sign of
-# illness was found: compare with a blind guess. Look at `more data`: where its diagnosis is healthy and its validation
-# is not good, the steps are too long as well (a high rate, times alpha / r = 4). A patient may have two illnesses, so
-# the mend below may treat both.
+# Read the column `lowest`: it says how good the model could get with this remedy. Early stopping only keeps the best
+# weights there were; the others change the run, and not each of them enough. Weight decay shrinks the weights by no
+# more than the rate times its strength in a step, which over thirty steps is little. And healthy means only that no
+# sign of illness was found: compare with a blind guess. Look at `more data`: where its diagnosis is healthy and its
+# validation is not good, the steps are too long as well (a high rate, times alpha / r = 4). A patient may have two
+# illnesses, so the mend below may treat both.
 #
 # ### Exercise 8.2 · mend it · difficulty 2 · 10 minutes
-# Put your own settings over those of the sick run. The check asks for a validation loss that ends within 15 % of its
-# lowest, at most at 0.8 nats, in no more than twice the steps. `...` leaves it untreated.
+# `mend` is a dict of the settings that you change, with the names printed above: `{"rank": 4}`, for instance. The check
+# asks for a validation loss that ends at 0.8 nats or below, and within 15 % (or 0.1 nats) of its lowest, in no more
+# than twice the steps of the sick run. With `patience`, the lowest counts as the end. `...` leaves it untreated.
 
 # %%
 ### BEGIN SOLUTION
@@ -198,7 +205,8 @@ mended = clinic.treat("overfitting", mend, out=runs("lab08-mended"))
 check("mend_overfitting", mended)
 
 # %% [markdown]
-# *Proof* for one such mend, on other tickets than those that were watched. Mind the intervals:
+# *Proof* for one such mend (ours), on test tickets: neither run has trained on them, and nobody watched their loss. Do
+# the intervals overlap?
 
 # %%
 from labkit import data, evaluation, measured
@@ -214,8 +222,9 @@ table(*({"run": name, "accuracy": str(score)} for name, score in scores.items())
 
 # %% [markdown]
 # ## Patient 2: it does not fit
-# All weights, sixteen long rows a step, and a budget. On a GPU the budget is a real limit of torch's allocator, and the
-# error a real one; on a CPU every tensor is counted, and what passes the limit stops the run in the same way.
+# This run trains all weights on sixteen long rows a step, under a memory budget. On a GPU the budget is a real limit of
+# torch's allocator, and the error a real one; on a CPU every tensor is counted, and the one that passes the limit stops
+# the run in the same way. What stops it is a *tripwire*, a check of labkit's that ends a run with a sentence.
 
 # %%
 from labkit import LabError, check, clinic, monitoring
@@ -229,8 +238,9 @@ except LabError as stopped:
     print(monitoring.diagnose(stopped))
 
 # %% [markdown]
-# *Symptom:* it stops in the first step, or in the second when Adam's moments come. *Diagnosis:* find out what the
-# memory is full of. `clinic.wants` asks `models.memory`, which predicts it from the config:
+# *Symptom:* it stops in the first step, or in the second, when Adam's moments (its two means, lab 02) are there as
+# well. *Diagnosis:* see what the need depends on. `clinic.wants` predicts the peak from the model's config, for fewer
+# rows at once, and with *checkpointing*: keep few activations, and compute the others again in the backward pass.
 
 # %%
 table(*({"rows at once": rows, "MB": f"{clinic.wants(batch_size=rows, accumulation=16 // rows) / 1e6:.0f}",
@@ -239,8 +249,9 @@ table(*({"rows at once": rows, "MB": f"{clinic.wants(batch_size=rows, accumulati
 
 # %% [markdown]
 # ### Exercise 8.3 · make it fit · difficulty 2 · 8 minutes
-# Give `batch_size`, `accumulation` and `checkpointing` (True or False) as a dict. All weights are trained, sixteen rows
-# count in each step, it fits, and as many rows as possible go through at once.
+# `mend` is a dict with `batch_size` (rows at once), `accumulation` (parts a step) and `checkpointing` (True or False).
+# All weights are trained, `batch_size` × `accumulation` stays sixteen, it fits, and as many rows as possible go through
+# at once.
 
 # %%
 ### BEGIN SOLUTION
@@ -250,8 +261,8 @@ mend = {"batch_size": 4, "accumulation": 4, "checkpointing": True}
 check("mend_memory", mend)
 
 # %% [markdown]
-# *Proof:* run it under the same budget. Beside it LoRA, and LoRA over a base in 4 bits. **Predict** what the 4 bits
-# save here, where the weights are small and the rows are long.
+# *Proof:* run our mend under the same budget, each remedy alone, and both with LoRA, and with LoRA over a base in 4
+# bits (QLoRA). **Predict** what the 4 bits save here, where the model is small and the rows are long.
 
 # %%
 ways = {"sick": clinic.SICK["memory"], "checkpointing": {"checkpointing": True},
@@ -271,15 +282,15 @@ for name, how in ways.items():
 table(*seen)
 
 # %% [markdown]
-# Either remedy alone does not do, both together do. What they cost is time, which three steps here do not show:
+# Neither remedy is enough alone; both together are. They cost time, though three steps are too few to measure it:
 # checkpointing computes the forward pass twice, and small parts use a machine less well. LoRA saves gradients and
-# moments; 4 bits save weights, most of what is left in a model of a billion parameters and a smaller part here (lab
-# 04).
+# moments. 4 bits save weights: much of what is left in a model of billions of parameters, and a smaller part here
+# (lab 04).
 #
 # ## Patient 3: it is slow
 # A training that "takes all night". Whenever a ticket's turn comes, the loader reads the whole file to find it; every
-# batch is padded to 256 tokens, in case of long letters. **Predict** which share of the time the
-# model waits for its rows.
+# batch is padded to 256 tokens, in case a long letter comes. **Predict** for what share of the time the model waits for
+# its rows.
 
 # %%
 from labkit import check, clinic, finetune, models, monitoring, runs
@@ -300,23 +311,23 @@ def timed(name, **how):
 monitoring.diagnose(timed("as it came", collator=clinic.slow_collator(tokenizer, rows)))
 
 # %% [markdown]
-# *Symptom:* the processor is busy, and few tokens come out. *Diagnosis:* the clock between two steps. *First mend:*
-# what can be done before the training is done before it. The rows are encoded; the loader only hands them over:
+# *Symptom:* the processor is busy, and few tokens come out. *Diagnosis:* the clock between two steps. *First mend:* do
+# before the training what can be done before it. The rows were read and encoded once; the loader now only pads them:
 
 # %%
 monitoring.diagnose(timed("rows prepared", collator=clinic.wide_collator(tokenizer)))
 
 # %% [markdown]
-# The next illness shows when the first is gone; it always does. *Second mend:* pad to the longest of the batch, which
-# is what `finetune` does when it is left alone.
+# With the first illness gone, the next one is named; it stood under `also` before. *Second mend:* pad to the longest
+# row of the batch, which is what `finetune` does by default.
 
 # %%
 monitoring.diagnose(timed("padded to the longest of a batch"))
 
 # %% [markdown]
 # ### Exercise 8.4 · batches with little padding · difficulty 2 · 8 minutes
-# `lengths` has the tokens of each row. Give batches of `size` row numbers (from 0 on; the last may be smaller), each
-# row once, so that little is padding. A batch is as wide as its longest row.
+# `lengths` has the number of tokens of each row. Return a list of batches, each a list of `size` row numbers (from 0
+# on; one batch may be smaller), each row once, so that little is padding. A batch is as wide as its longest row.
 
 # %%
 def mend_batches(lengths, size):
@@ -329,8 +340,9 @@ def mend_batches(lengths, size):
 check("mend_batches", mend_batches)
 
 # %% [markdown]
-# *Third mend:* the Trainer has it by name, with some shuffling. *Fourth mend:* 16-bit numbers, where the machine
-# multiplies them faster; where it does not, they would be slower, and the cell says so.
+# *Third mend:* such batches. The Trainer makes them itself, with some shuffling: `group_by_length`. *Fourth mend:*
+# 16-bit numbers, where the machine multiplies them faster; where it does not, they would be slower, and the cell leaves
+# them out and says so.
 
 # %%
 from labkit import measured, profiles
@@ -345,12 +357,13 @@ measured.note("08_watching", slow_tokens_per_second=times[0]["real tokens/s"],
 table(*times)
 
 # %% [markdown]
-# *Proof:* the column of real tokens a second. The first two mends changed no weight: the same rows in the same order,
-# sooner. The third mixes rows otherwise, which a training on few rows may notice.
+# *Proof:* the column of real tokens a second. The first two mends change nothing that is learnt: the same rows in the
+# same order, only sooner. The third puts other rows together, which a training on few rows may notice; where little was
+# padding before it, look for it in the column `padding`, since it may not show in the speed.
 #
 # ## Patient 4: the wrong form
-# This writer of rows is out of an old tutorial. **Predict** three things that are wrong with it; the model in question
-# has a chat template, and will be asked through it.
+# This function, which makes a training row, is from an old tutorial. **Predict** three things that are wrong with it,
+# knowing that the model has a chat template, and will be asked through it.
 
 # %%
 import inspect
@@ -361,8 +374,8 @@ from labkit.tables import table
 print(inspect.getsource(clinic.alpaca_row))
 
 # %% [markdown]
-# Its run, with the tripwires switched off as in the tutorial. *Symptom:* the loss falls nicely. Then ask it, as
-# serving will:
+# Train on its rows, with the tripwires off (`guard=False`), as the tutorial has none. *Symptom:* the loss falls nicely,
+# and the answers are poor when the model is asked as serving will ask it:
 
 # %%
 examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 9))
@@ -374,16 +387,17 @@ for asked, answer in list(zip(held["label"], said["sick"], strict=True))[:3]:
     print(f"right: {asked:9} said: {answer!r}")
 
 # %% [markdown]
-# *Diagnosis:* hand the rows over too, and the tripwires look at them, one after the other. Each holds its own mistake:
+# *Diagnosis:* give `diagnose` the rows as well, and the tripwires look at them, one after the other. Each finds a
+# mistake of its own:
 
 # %%
 monitoring.diagnose(sick, rows)
 
 # %% [markdown]
 # ### Exercise 8.5 · write the row as serving asks it · difficulty 2 · 10 minutes
-# Give `{"input_ids": [...], "labels": [...]}`. The prompt goes through the tokenizer's chat template, up to where the
-# answer begins; behind the answer stands the end of turn, `tokenizer.eos_token_id`; only these two count, and all
-# other labels are -100.
+# `prompt` and `completion` are strings. Return `{"input_ids": [...], "labels": [...]}`, two lists of token ids of one
+# length. The prompt goes through the tokenizer's chat template, up to where the answer begins; after the answer comes
+# the end of turn, `tokenizer.eos_token_id`. Only answer and end of turn count; all other labels are -100.
 
 # %%
 def mend_format(tokenizer, prompt, completion):
@@ -415,8 +429,8 @@ table(*({"run": name, "answers that are right, letter for letter": str(score)} f
 
 # %% [markdown]
 # ## Patient 5: nothing good comes out
-# Rows, form and memory are well, and still the model is no use. Two causes are left that a curve can show: the learning
-# rate, and the base. **Predict** what a rate of 0.3 does, which is a hundred times too much.
+# Rows, form and memory are fine, and still the model is no use. Two causes are left that a curve can show: the learning
+# rate, and the base. **Predict** what a rate of 0.3 does, about a hundred times what is usual here.
 
 # %%
 from labkit import LabError, check, clinic, finetune, monitoring, plots, runs
@@ -429,11 +443,11 @@ except LabError as stopped:
 monitoring.diagnose(sick)
 
 # %% [markdown]
-# One number tells a rate's size without waiting for the end: how far a step moves the weights.
+# One number tells whether a rate is too large without waiting for the end: how far a step moves the weights.
 #
 # ### Exercise 8.6 · how far a step moves the weights · difficulty 1 · 6 minutes
-# `before` and `after` are lists of the same tensors before and after a step. Give |after - before| / |before|, with
-# all tensors taken together as one long vector, as a float.
+# `before` and `after` are lists of the same tensors before and after a step. Return |after - before| / |before| as a
+# float, where |...| is the length of all tensors taken together as one long vector.
 
 # %%
 def update_ratio(before, after):
@@ -447,15 +461,16 @@ def update_ratio(before, after):
 check("update_ratio", update_ratio)
 
 # %% [markdown]
-# The meter takes it in ten steps of each run. This is the longest step of the sick one:
+# The meter measures it in about ten steps of a run, on a few of the tensors. This is the longest step of the sick run:
 
 # %%
 print(f"the longest step moved the weights by {sick.meter['move']:.0%} of their size")
 
 # %% [markdown]
 # ### Exercise 8.7 · mend the rate · difficulty 1 · 5 minutes
-# Adapters begin small, and one to ten per cent a step is usual for them. Change the rate of the sick run, and nothing
-# else. The check asks for a loss that ends at 0.85 nats or below, as the mean of the last third of the steps.
+# Adapters begin small, and one to ten per cent is usual for their longest step. `mend` is a dict again: change the
+# `learning_rate` of the sick run, 0.3, and nothing else. The check asks for a loss that ends at 0.85 nats or below, as
+# the mean of the last third of the steps.
 
 # %%
 ### BEGIN SOLUTION
@@ -466,7 +481,8 @@ mended = clinic.treat("rate", mend, out=runs("lab08-rate-0.003"))
 check("mend_rate", mended)
 
 # %% [markdown]
-# *Proof*, with a rate that is far too low beside it. **Predict** its longest step, and how its loss ends:
+# *Proof* for our rate, between one that is far too low and the sick run's. **Predict** for the low one its longest
+# step, and where its loss ends:
 
 # %%
 seen = []
@@ -481,12 +497,13 @@ for rate in (2e-6, clinic.MENDED["rate"]["learning_rate"], 0.3):
 table(*seen, caption="longest step: a share of the weights' size; a blind guess among six labels costs 0.90 nats")
 
 # %% [markdown]
-# The ratio does not know your task, so it names a band and not a value: within it a range test looks (lab 02). Whole
-# models move by far less than adapters, and have a band of their own (`guards.STEP_BAND`).
+# The ratio does not know your task, so it gives a band and not one value; a range test (lab 02) finds the place inside
+# it. With full fine-tuning a step moves the weights by a smaller share, so the band is another (`guards.STEP_BAND`).
 
 # %% [markdown]
-# The other cause: the base. A copy went wrong, and a folder came out with settings, tokenizer, and noise for weights.
-# It loads without a word. **Predict** the first loss; the vocabulary has 2,048 tokens, and ln 2,048 is 7.6.
+# The other cause: the base. A copy went wrong, and left a folder with the right settings and tokenizer, and noise for
+# weights. It loads without a word. **Predict** the first loss; tiny-base has 2,048 tokens in its vocabulary, and
+# ln 2,048 is 7.6.
 
 # %%
 blank = clinic.blank_base(runs("lab08-blank"))
@@ -495,9 +512,9 @@ sick = finetune(clinic.rows_of(400), model=blank, steps=24, batch_size=8, rank=8
 monitoring.diagnose(sick)
 
 # %% [markdown]
-# Its curve falls, as a healthy one does, and what it falls to is worse than a guess among the labels. No rate, rank or
-# patience mends that. Ask a base something before you train it: a sentence of its own language must surprise it less
-# than a blind guess does (lab 02, perplexity).
+# Its curve falls, as a healthy one does, and still ends worse than a guess among the labels. No rate, rank or patience
+# mends that. Test a base before you train it: on a sentence of its own language its loss must lie well below that of a
+# blind guess among all tokens (lab 02, perplexity).
 #
 # *Proof:* the same settings over the right base. Look at both ends of the two curves:
 
@@ -509,8 +526,10 @@ table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p[
 # %% [markdown]
 # ## The gallery of silent failures
 # Ten mistakes that print nothing, each provoked here and caught: most by a tripwire that `finetune` runs by default,
-# those of merging and of the runtime by a comparison of your own. **Predict** before each cell what is seen. Come back
-# to this page when a project of your own goes wrong: read the symptoms, and run the cell that fits.
+# those of merging (7) and of the runtime (8) by a comparison that you make yourself. `caught` trains four steps on
+# thirty-two tickets, with one mistake built in, and prints the sentence that stopped it. **Predict** before each cell
+# what is seen. Come back to this page when a project of your own goes wrong: read the symptoms, and run the cell that
+# fits.
 
 # %%
 from datasets import Dataset
@@ -532,16 +551,16 @@ def caught(rows=few, **how):
         print(error)
 
 # %% [markdown]
-# **1 · Nothing, or everything, counts in the loss.** It shows itself as a curve that looks fine. The tripwire counts
-# the labels of each row.
+# **1 · Nothing, or everything, counts in the loss.** Where everything counts, the curve looks fine and the model learns
+# to write prompts too; where nothing does, it learns nothing. The tripwire counts the labels of each row.
 
 # %%
 caught([row | {"labels": [-100] * len(row["labels"])} for row in encoded])
 caught([row | {"labels": list(row["input_ids"])} for row in encoded])
 
 # %% [markdown]
-# **2 · The end of turn is masked, because pad is the end of turn.** The model never stops. It comes from a collator
-# that masks every pad by its id; SmolLM2 has exactly these two tokens in one.
+# **2 · The end of turn is masked, because pad is the end of turn.** The model never stops. The cause is a collator (it
+# makes a batch of rows) that masks every pad by its id; SmolLM2 uses one token for both.
 
 # %%
 pad = models.end_of_turn(tokenizer)
@@ -556,8 +575,8 @@ def masks_every_pad(rows):
 caught(collator=masks_every_pad)
 
 # %% [markdown]
-# **3 · The training prompt is not the serving prompt.** Good in the notebook, gibberish elsewhere. Ten rows are
-# compared, token by token; here a second start token and a trailing space:
+# **3 · The training prompt is not the serving prompt.** Good in the notebook, gibberish elsewhere. Up to ten rows are
+# compared, token by token. Here a second start token, then a trailing space:
 
 # %%
 start, space = [tokenizer.bos_token_id or 1], tokenizer(" ", add_special_tokens=False)["input_ids"]
@@ -567,8 +586,8 @@ caught([row | {"input_ids": row["input_ids"][:n] + space + row["input_ids"][n:],
                "labels": [-100] * len(space) + row["labels"]} for row, n in zip(encoded, asked)])
 
 # %% [markdown]
-# **4 · An adapter that trains nothing, or is dropped on load.** The score equals the base's. The weights are compared
-# with what they were before, and the logits of a reload with those in memory.
+# **4 · An adapter that learns nothing, or is dropped on load.** The score equals the base's. The weights are compared
+# with what they were before, and the logits of the reloaded model with those of the one in memory.
 
 # %%
 import torch
@@ -582,8 +601,8 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# **5 · The wrong weights train; frozen ones move.** Another task gets worse. Every frozen weight has a hash before and
-# after.
+# **5 · The wrong weights train; frozen ones move.** Another task gets worse. Every frozen weight is hashed before and
+# after the training, and the hashes are compared.
 
 # %%
 from transformers import TrainerCallback
@@ -597,8 +616,8 @@ class Meddler(TrainerCallback):
 caught(callbacks=[Meddler()])
 
 # %% [markdown]
-# **6 · Batch size or padding side changes the score.** Two papers, two numbers. The same rows are scored alone and
-# together; here somebody pads on the left and forgets the mask.
+# **6 · Batch size or padding side changes the score.** Two people score one model and get two numbers. The same rows
+# are scored alone and together; here somebody pads on the left and forgets the mask.
 
 # %%
 def last_logits(size):
@@ -617,8 +636,9 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# **7 · Merging into 4 bits.** Worse than either. An adapter that was trained over 4-bit codes is merged twice: into
-# full precision, and into codes again. The gap of the logits says which to ship:
+# **7 · Merging into 4 bits.** Merged back into 4 bits, a model answers otherwise than with the adapter beside it. An
+# adapter that was trained over 4-bit codes is merged twice: into full precision, and into codes again. How far the
+# logits move says which to ship:
 
 # %%
 over = finetune(few, steps=8, batch_size=4, rank=4, quantize="nf4", guard=False, out=runs("lab08-nf4"))
@@ -629,8 +649,9 @@ for name, again in (("full precision", False), ("4 bits again", True)):
     print(f"merged into {name}, logits move by up to {gap:.1g}; at most 0.01: {gap <= 0.01}")
 
 # %% [markdown]
-# **8 · The tokenizer of the runtime differs.** A subtle drop after the export. The token ids of fifty strings are
-# compared, those of `transformers` with those of the runtime, which reads the same folder with a reader of its own.
+# **8 · The tokenizer of the runtime differs.** A small drop after the export. The token ids of fifty strings are
+# compared, those of `transformers` with those of the runtime (onnxruntime-genai, lab 10), which has a tokenizer of its
+# own: first over the same files, then over an older `tokenizer.json`.
 
 # %%
 texts = few["text"][:] + clinic.rows_of(46)["text"][32:] + ["naïve Žilina", "two  spaces", " a space", "100 €"]
@@ -645,8 +666,8 @@ for older in (False, True):
         print(error)
 
 # %% [markdown]
-# **9 · A learning rate from a blog post.** No number comes out, or nothing happens. What is no number stops the run;
-# what is next to nothing is named with its band:
+# **9 · A learning rate from a blog post.** Far too high, and the loss is no number any more (NaN), which stops the run.
+# Far too low, and nothing happens: the run goes on, and a finding names the step and the least that is usual:
 
 # %%
 caught(learning_rate=1e30)
@@ -654,7 +675,8 @@ quiet = finetune(few, steps=4, batch_size=4, rank=4, learning_rate=1e-5, out=run
 print(next(found.saw for found in quiet.findings if found.guard == "step_size"))
 
 # %% [markdown]
-# **10 · Test rows in the training set.** Too good to be true. Nearly equal rows are looked for across the splits:
+# **10 · Test rows in the training set.** The score is too good to be true. Nearly equal rows are looked for across the
+# splits, here between training and validation:
 
 # %%
 leaked = few.select([3]).to_list()
@@ -662,10 +684,10 @@ leaked[0]["prompt"] = leaked[0]["prompt"].replace(".", "!").replace(" I ", " i "
 caught(validation=Dataset.from_list(leaked))
 
 # %% [markdown]
-# A tripwire can be switched off by name, `skip=["no_leak"]`, and now and then must be. Whoever does it writes down why.
+# A tripwire can be switched off by name, `skip=["no_leak"]`, and now and then must be. If you do it, write down why.
 #
 # ## On a real model
-# What the same patients showed on SmolLM2, beside what you have just seen, if it was recorded:
+# What the same patients showed on SmolLM2, if it was recorded, beside what you have just seen:
 
 # %%
 from labkit import measured
@@ -674,30 +696,31 @@ measured.beside("08_watching")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit finetune my_tickets.csv` draws a line like that of the terminal section and runs the tripwires of the gallery;
-# `labkit diagnose RUN` says what ails what came out, and `tensorboard --logdir FOLDER` reads what the callback wrote.
-# Lab 11 does the training by `olive finetune`.
+# `labkit finetune my_tickets.csv` draws a line like that of the terminal section and runs `finetune`'s tripwires;
+# `labkit diagnose RUN` says what is wrong with the finished run, and `tensorboard --logdir FOLDER` shows what the
+# callback wrote. Lab 11 does the training by `olive finetune`.
 #
 # ## What you can do now
-# You can say of a training what ails it, from four curves, five figures of a meter and a dozen tripwires; mend it; and
-# prove that it is mended.
+# You can say what is wrong with a training from its curves, its meter and its tripwires; mend it; and prove that it is
+# mended.
 #
 # **Quiz.** Answer each in your head, then open it.
 #
 # <details><summary>1. Training loss 0.1, validation 1.4 and rising. Your colleague proposes a lower learning rate. Do
 # you agree?</summary>
-# In part. Where steps are too long it lowers the lowest point, as `lower alpha` did with patient 1; it turns all the
-# same, since there are too few different rows. Keep the lowest point by early stopping, then get rows.
+# In part. Where steps are too long, it can lower the lowest point (compare `lower alpha` with patient 1). It does not
+# make the rows more varied, and with too few of them validation turns up again. Stop early, then get more rows.
 # </details>
 #
 # <details><summary>2. The GPU shows 30 % use. Where do you look first?</summary>
-# At the share of waiting. If the model waits for its rows, prepare them before or give the loader workers; only then
-# look at padding and at 16-bit numbers, which make the busy part shorter.
+# At the share of waiting. If the model waits for its rows, prepare them beforehand or give the loader workers; only
+# then look at padding and at 16-bit numbers, which make the busy part shorter.
 # </details>
 #
 # <details><summary>3. The loss falls as it should, and in production the model talks on after its answer. What was it?
 # </summary>
-# The end of turn did not count in the loss, or was not there. No curve shows it; the tripwire `end_of_turn` does.
+# The end of turn did not count in the loss, or was not there. The curve does not show it; the tripwire `end_of_turn`
+# does.
 # </details>
 #
 # **Next:** lab 09 lets a search choose the settings. How far you are:
