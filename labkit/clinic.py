@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import statistics
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import data, models, profiles
-from labkit.data.encode import collate, encode, pad_id
+from labkit.data.encode import collate, encode, encode_completion, pad_id
 from labkit.errors import LabError
 from labkit.training import Run, finetune
 
@@ -47,6 +49,12 @@ def watched() -> Dataset:
     """A few validation tickets for the tone, of all families."""
     held = data.ticket_task("tone").validation
     return held.select(range(0, len(held), 12))
+
+
+def blind() -> float:
+    """Loss of a blind guess among the tones, in nats a token: the tokens after a label's first cost nothing more."""
+    tokenizer, labels = models.tokenizer(), data.LABELS["tone"]
+    return math.log(len(labels)) / statistics.mean(len(encode_completion(tokenizer, label)) for label in labels)
 
 
 def treat(name: str, mend: dict, out: str | Path | None = None, **more) -> Run:
@@ -163,7 +171,7 @@ def wide_collator(tokenizer, width: int = WIDTH) -> Callable:
 
 
 def alpaca_row(tokenizer, prompt: str, completion: str) -> dict:
-    """A row as an old tutorial makes it: a form of its own, all tokens in the loss, no end of turn."""
+    """A row as an old tutorial makes it."""
     ids = tokenizer(f"### Instruction:\n{prompt}\n\n### Response:\n{completion}", add_special_tokens=False)["input_ids"]
     return {"input_ids": ids, "labels": list(ids)}
 

@@ -181,7 +181,7 @@ for name, mend in remedies.items():
     kept = min(held) if "patience" in mend else held[-1]
     seen.append({"remedy": name, "lowest": round(min(held), 2), "of the weights that are kept": round(kept, 2),
                  "diagnosis": monitoring.diagnose(run).illness})
-table(*seen, caption="validation loss, nats; a blind guess among six labels costs 0.90")
+table(*seen, caption=f"validation loss, nats; a blind guess among six labels costs {clinic.blind():.2f}")
 
 # %% [markdown]
 # Read the column `lowest`: it says how good the model could get with this remedy. Early stopping only keeps the best
@@ -494,7 +494,7 @@ for rate in (2e-6, clinic.MENDED["rate"]["learning_rate"], 0.3):
     losses = [point["loss"] for point in run.curve if "loss" in point]
     seen.append({"rate": f"{rate:g}", "longest step": f"{run.meter['move']:.2g}",
                  "last loss": f"{losses[-1]:.2f}", "diagnosis": monitoring.diagnose(run).illness})
-table(*seen, caption="longest step: a share of the weights' size; a blind guess among six labels costs 0.90 nats")
+table(*seen, caption=f"longest step: a share of the weights' size; a blind guess costs {clinic.blind():.2f} nats")
 
 # %% [markdown]
 # The ratio does not know your task, so it gives a band and not one value; a range test (lab 02) finds the place inside

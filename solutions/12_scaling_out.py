@@ -449,7 +449,7 @@ rows = data.ticket_task("tone").train.select(range(192))
 train = dict(model="tiny", steps=10, bf16=False, arguments={"logging_steps": 1, "save_steps": 5})
 one = finetune(rows, out=runs("lab12") / "one", reuse=True, **train)
 lengths = [len(ids) for ids in encode(rows, models.load("tiny")[1])["input_ids"]]
-tokens = one.settings["steps"] * 16 * max(lengths)  # padded to the longest, as an upper bound
+tokens = one.settings["steps"] * one.settings["batch_size"] * max(lengths)  # padded to the longest, as an upper bound
 peak = scaling.roof("float32").peak
 used = scaling.plan(tokens, one.total, peak, price=0, utilisation=1).seconds / one.seconds
 measured.note("12_scaling_out", utilisation=f"{used:.0%}")

@@ -13,7 +13,7 @@ from labkit import data, finetune, processes, runs
 
 
 class Accident(TrainerCallback):
-    """With the word `die`, process 1 is killed behind step 7."""
+    """With the word `die`, process 1 is killed after step 7."""
 
     def on_step_end(self, args, state, control, **more):
         if "die" in sys.argv and processes.rank() == 1 and state.global_step == 7:

@@ -289,7 +289,7 @@ def mend_format(answer):
         "moved = sum((a - b).square().sum() for a, b in zip(after, before))\n"
         "size = sum(b.square().sum() for b in before)\nreturn float((moved / size) ** 0.5)",
     ),
-    after="Under Adam it is about the learning rate by the size of a weight, whatever the gradient.",
+    after="Under Adam it is about the learning rate divided by a weight's size, whatever the gradient.",
 )
 def update_ratio(answer):
     import torch
@@ -332,7 +332,7 @@ def update_ratio(answer):
     difficulty=1,
     minutes=5,
     hints=(
-        "A step moves the weights by about the rate by the size of a weight. How many times too far does it go?",
+        "A step moves the weights by about the rate divided by a weight's size. How many times too far does it go?",
         "Divide the rate by what the ratio is above one to ten per cent.",
         'mend = {"learning_rate": 3e-3}',
     ),
