@@ -24,7 +24,7 @@ from labkit.tables import table
 table(olive.installed(), caption="what this lab runs on")
 
 # %% [markdown]
-# If that cell says that something is not installed, it also says how to get it; the other labs work without it.
+# If that cell says that something is not installed, it also says how to get it. No other lab needs `olive-ai`.
 #
 # ## A folder to work in
 # `Desk` is a folder with the base model in it, under the name `base`. `desk.run("...")` runs what you would type after
