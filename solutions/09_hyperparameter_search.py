@@ -8,13 +8,13 @@
 
 # %% [markdown]
 # # 09 · Hyperparameter search: twenty tries, one winner, and how much of it is luck
-# **You will** search a space of settings at random and by TPE, stop what is behind, share a study between processes,
-# say how much of a lead is luck, and open the test set once.
+# **You will** search a space of settings at random and by TPE (a sampler that learns from its trials), stop trials that
+# are behind, share a study between processes, say how much of a lead is luck, and open the test set once.
 #
 # *45 minutes. You need: lab 03. No GPU, no network, no account.*
 #
-# Every adapter so far was trained with the five figures below. Somebody chose them for you, once, by hand. Are they
-# any good for this task, and how would you know?
+# Where you set nothing else, `finetune` trains with the five figures below. Somebody chose them for you, once, by hand.
+# Are they any good for this task, and how would you know?
 
 # %%
 from labkit import search
@@ -26,19 +26,19 @@ space = {"learning_rate": search.Float(1e-6, 1e-3, log=True), "rank": search.Int
 table(search.defaults(space))
 
 # %% [markdown]
-# `space` says what may vary; `search.usual_space()` is short for one like it, with rates around the profile's own.
-# alpha is tied to the rank here, alpha = `alpha_over_rank` × r, so that a larger rank does not also change the scale of
-# the detour (lab 03); with `alpha` in its place it would be free.
+# `space` says what may vary (`log=True` is explained below); `search.usual_space()` is short for one like it, with
+# rates around the profile's own. alpha is tied to the rank here, alpha = `alpha_over_rank` × r, so that a larger rank
+# does not also change the scale of the detour (lab 03); with `alpha` in its place it would be free.
 #
 # ## A trial is a short training
 # One setting is tried by a training so short that twenty of them fit into a coffee break. A `Bench` loads the base
-# once, lends it to one trial after another, and throws the adapter away. All trials see the same number of *rows*, so
-# that a batch of 32 gets a quarter of the steps of a batch of 8 and costs the same.
+# once, lends it to one trial after another, and throws each adapter away. All trials see about the same number of
+# *rows*: a batch of 32 gets about a quarter of the steps of a batch of 8 and costs about the same.
 #
 # **Predict.** What does the default reach in so short a training, and how long do twenty trials take?
 
 # %%
-prediction = ...  # a share between 0 and 1, and seconds
+prediction = ...  # two numbers: a share between 0 and 1, and seconds
 
 # %%
 from labkit import search
@@ -50,16 +50,16 @@ print(f"{bench.rows} rows, in {default.seconds:.1f} s: accuracy {default.accurac
 table(*({"look": number, "validation accuracy": f"{value:.1%}"} for number, value in looks.items()))
 
 # %% [markdown]
-# The three looks come after a third of the rows, after two thirds, and at the end. The first two score few validation
-# tickets, the last one more. They are what a hopeless trial will be stopped by, further down.
+# The three looks come after a third of the rows, after two thirds, and at the end. The first two score 24 validation
+# tickets, the last one 96. Further down, the first two decide whether a hopeless trial is stopped.
 #
 # ## Draw by factors, not by differences
-# A learning rate may be anything from 1e-6 to 1e-3. **Predict**: of a thousand rates drawn evenly between the two, how
-# many are below 1e-4?
+# Let the learning rate be anything from 1e-6 to 1e-3. **Predict**: of a thousand rates drawn evenly between the two,
+# how many are below 1e-4?
 #
 # ### Exercise 9.1 · draw by factors · difficulty 1 · 5 minutes
-# `u` is even between 0 and 1. Give a number from `low` (at u = 0) to `high` (at u = 1) such that each *factor* is as
-# likely as any other: u = 0.5 between 1e-6 and 1e-2 gives 1e-4.
+# `u` is a number drawn evenly between 0 and 1. Give a number from `low` (at u = 0) to `high` (at u = 1) such that equal
+# steps of `u` multiply by equal *factors*: u = 0.5 between 1e-6 and 1e-2 gives 1e-4.
 
 # %%
 import math
@@ -95,10 +95,10 @@ table(*({"": name, **{f"{10**e:.0e} to {10**(e + 1):.0e}": sum(10**e <= x < 10 *
                       for e in (-6, -5, -4)}} for name, drawn in draws.items()))
 
 # %% [markdown]
-# Drawn evenly, nine of ten trials go to the highest decade. What acts as a factor (a rate, a rank, a weight decay) is
-# drawn by factors; what acts as a share (dropout) is not.
+# Drawn evenly, about nine of ten trials go to the highest decade. What acts as a factor (a rate, a rank, a weight
+# decay) is drawn by factors; what acts as a share (dropout) is not.
 #
-# alpha is a question of its own, since the model meets it as alpha / r alone. **Predict** how far alpha / r spreads if
+# alpha is a question of its own, since the model only meets it as alpha / r. **Predict** how far alpha / r spreads if
 # alpha is drawn freely and by factors, from 8 to 128, beside a rank from 8 to 64:
 
 # %% tags=["reproducible"]
@@ -113,14 +113,14 @@ table(*({"alpha": name, "smallest alpha / r": min(drawn), "largest": max(drawn),
         for name, drawn in (("free", free), ("tied to the rank", tied))))
 
 # %% [markdown]
-# Free alpha spends half of its trials on scales outside of 1 to 4, and mixes up two questions: what rank does, and what
-# the scale does. Tied, each is answered by itself.
+# Free alpha spends about half of its trials on scales outside of 1 to 4, and mixes up two questions: what the rank
+# does, and what the scale does. Tied, each is answered by itself.
 #
 # ## A dozen settings at random
 # Random search sounds lazy and is hard to beat: each trial draws *every* setting anew, where a grid of twelve
-# has two or three values of three settings and one of the others (Bergstra and Bengio, 2012). Most guides search the
+# has two or three values of three settings and one of the others (Bergstra and Bengio, 2012). Many guides search the
 # learning rate from 1e-6 to 1e-3. Here the range goes on above that, to twenty times the profile's own rate.
-# **Predict** on which side the best lies.
+# **Predict** on which side of 1e-3 the best lies.
 
 # %%
 from labkit import plots, runs, search
@@ -131,23 +131,25 @@ drawn = search.study("tone", search.usual_space(1e-6), trials=12, strategy="rand
 drawn.table(4)
 
 # %% [markdown]
-# What it cost: by the clock, and in processor time shared by two cores, which leaves out what else the machine was
-# doing. Memory is what the process holds after a trial; if trials left something behind, it would grow with each.
+# What it cost: by the clock, and in processor time divided by two, as two cores would share it. The second figure
+# leaves out what else the machine was doing. Memory is what the process holds after a trial; if trials left something
+# behind, it would keep growing.
 
 # %%
 print(f"{len(drawn.counted)} trials in {drawn.seconds:.0f} s by the clock, {drawn.busy / 2:.0f} s of two cores")
 print("MB after each:", *(f"{t.memory:.0f}" for t in drawn.trials))
 
 # %% [markdown]
-# One panel a setting, a dot a trial; a cross is one that a tripwire stopped, since its loss broke. Look for the panel
-# in which the dots form a shape. The title minds ranges only: of three choices, the best is easily the first or last.
+# One panel a setting, a dot a trial; a cross is a trial that a tripwire stopped because its loss broke. Look for a
+# panel in which the dots form a shape. The title speaks of ranges only: of three choices, the best is easily the first
+# or the last.
 
 # %%
 plots.show(figures.slices(drawn), alt=f"Validation accuracy of {len(drawn.counted)} random trials over each setting in "
            f"a panel; the best has learning rate {drawn.best.params['learning_rate']:.1e}")
 
 # %% [markdown]
-# Had we stayed within the range of the guides, what would we have found? Compare the two rows.
+# Had we stayed within the guides' range, what would we have found? Compare the two rows.
 
 # %%
 from labkit.tables import table
@@ -158,14 +160,15 @@ table(*({"learning rate": side, "trials": len(part), "mean accuracy": f"{sum(t.v
          "best": f"{max(t.value for t in part):.1%}"} for side, part in sides.items() if part))
 
 # %% [markdown]
-# Before you believe either row, look in the table of the best for two trials with about the same rate and rank: how far
-# apart are they? Batch and alpha / r differ there too: a batch of 8 gives four times the steps of one of 32. Each trial
-# changes everything at once, and one lucky combination makes a row: twelve do not tell which range is right.
+# Before you believe either row, look in the first panel for two dots at nearly the same rate: how far apart are they?
+# Their other settings differ too: a batch of 8, for one, gives about four times the steps of one of 32. Each trial
+# changes everything at once, and one lucky combination can decide a row: twelve trials do not tell which range is
+# right.
 #
 # ### Exercise 9.2 · see that a range is too narrow · difficulty 2 · 7 minutes
-# A best value near the end of its range is no optimum. Say "lower" or "higher" (where the range should go on) if
-# `value` lies in the outer `margin` of the range on that side, else "fits". Mind the scale: with `log` the place is
-# measured in logarithms.
+# If the best value lies near the end of its range, a better one may lie beyond. Return "lower" or "higher" (where the
+# range should go on) if `value` lies in the outer `margin` of the range on that side, else "fits". `margin` is a share:
+# 0.05 means the outer 5 % on each side. Mind the scale: if `log` is true, measure the place in logarithms.
 
 # %%
 import math
@@ -188,8 +191,8 @@ check("too_narrow", too_narrow)
 # ### Why a small model wants a larger rate
 # Under Adam each number of A and B moves by about the learning rate in a step, whatever the size of the gradient. What
 # that does to an output is a sum over the width of the layer: a wide layer adds up many small moves, a narrow one few.
-# So the rate that changes an answer by as much grows as the model shrinks, and a short training has few steps to get
-# there. The profiles say the same, each found by trying:
+# So the smaller the model, the larger the rate that changes an answer by the same amount; and a short training has few
+# steps to get there. The profiles' rates go the same way:
 
 # %%
 from labkit.profiles import PROFILES
@@ -198,17 +201,18 @@ table(*({"profile": p.name, "parameters": f"{p.parameters:.2g}", "rate for LoRA"
          "for all weights": f"{p.full_learning_rate:.0e}"} for p in PROFILES.values()))
 
 # %% [markdown]
-# The range from the guides is made for models of the last line and larger. Twelve trials cannot show it, so we go by
-# the profiles: below we search around the profile's own rate.
+# The guides write for models of the size in the last row, and larger. Twelve trials cannot show which rate is right
+# here, so we go by the profiles: below we search around the profile's own rate.
 #
 # ## Stop what is behind
 # A trial that is hopeless after a third of its rows need not see the rest. The *median rule* stops a trial whose best
 # figure so far is below the median of what the others had at the same look.
 #
 # ### Exercise 9.3 · stop what is behind · difficulty 2 · 10 minutes
-# `looks` are the figures of a running trial by number, `others` those of trials that came to their end. Give True if
-# it is to be stopped: its best figure so far is below the median of the others at its *last* look. With fewer than
-# `startup` others, never.
+# `looks` is a dict of a running trial's figures by the number of the look, such as `{1: 0.25, 2: 0.38}`; `others` is a
+# list of such dicts, of trials that came to their end (one of them may lack a look). Return True if the trial is to be
+# stopped: its best figure so far is below the median of the others at its *last* look. With fewer than `startup`
+# others, return False.
 
 # %%
 from statistics import median
@@ -227,9 +231,10 @@ def should_stop(looks, others, startup=5):
 check("should_stop", should_stop)
 
 # %% [markdown]
-# *Successive halving* has another rule: whoever is below the best third of all that reached a look so far is stopped.
-# With 24 tickets a look, many trials are equal, and equals go on. Both rules can be tried on the random trials after
-# the fact, since those ran to their end. **Predict** how many rows each rule saves, and whether the winner survives it.
+# *Successive halving* has another rule: it stops whoever is below the best third of all that reached this look so far.
+# It asks after 1, 3, 9 ... looks, so of our three only the first can stop a trial. With 24 tickets a look, many trials
+# are equal, and equals go on. Both rules can be tried on the random trials after the fact, since pruning was off
+# there. **Predict** how many rows each rule saves, and whether the winner survives it.
 
 # %%
 from labkit import runs, search
@@ -253,16 +258,16 @@ table(*({"rule": name, "stopped": f"{len(out)} of {len(trials)}", "winner": "sto
 
 # %% [markdown]
 # By hand and by the library the same trials are stopped. A rule that saves more can err more: a slow starter looks
-# like a loser. Whether it was one, only a search without pruning knows, such as this one.
+# like a loser. Whether it was one, only a search without pruning can tell, such as this one.
 #
 # ## Look where it was good
 # Random search learns nothing from what it saw. The *tree-structured Parzen estimator* (TPE) parts the trials into the
 # best few (a tenth in Optuna, a third in the picture below) and the rest, smooths both into densities l(x) and g(x),
-# and tries next where l(x) / g(x) is largest.
+# draws some candidates from l, and tries the one whose l(x) / g(x) is largest.
 #
 # ### Exercise 9.4 · where it was good, and not bad · difficulty 3 · 12 minutes
-# `density(x, centres, width)` is given. Of `candidates`, give the one with the largest l / g, where l is the density of
-# `good` and g that of `bad`.
+# `density(x, centres, width)` is given: how densely the numbers in `centres` lie around x. Of the list `candidates`,
+# return the one with the largest l / g, where l is the density of the list `good` at it, and g that of `bad`.
 
 # %%
 from labkit import check
@@ -278,8 +283,8 @@ def tpe_pick(candidates, good, bad, width):
 check("tpe_pick", tpe_pick)
 
 # %% [markdown]
-# On the random trials, for the learning rate alone, in powers of ten. **Predict** where the pick lies: at the top of
-# the blue curve?
+# Now on the random trials, for the learning rate alone, in powers of ten. The candidates are a fine grid over the
+# range. **Predict** where the pick lies: where l is highest?
 
 # %%
 import math
@@ -302,9 +307,10 @@ axes.legend(frameon=False)
 plots.show(figure, alt=f"Densities of good and other rates; the largest ratio lies at {10**pick:.0e}")
 
 # %% [markdown]
-# The pick lies where bad ones are *rare*, which need not be where good ones are densest. Optuna's TPE does this for all
-# settings at once. Its first ten trials are not its own choice, but the default and nine at random, to have something
-# to look at. The range now lies around the profile's own rate, and the median rule stops what is behind.
+# The pick lies where bad trials are *rare* beside good ones, which need not be where good ones are densest. Optuna's
+# TPE does this for all settings at once (since version 5). The first ten trials are not its choice, but the default and
+# nine at random, so that it has something to learn from. The range now lies around the profile's own rate, and the
+# median rule stops what is behind.
 
 # %%
 from labkit import plots, runs, search
@@ -324,9 +330,9 @@ plots.show(figures.history(found), alt=f"Accuracy of {len(found.counted)} trials
            f"{found.best.number} with {found.best.score}")
 
 # %% [markdown]
-# Do not compare this curve with the random search above: its range was another one. What can be compared is the best
-# trial with the default, which is trial 0 and drew its rows with the same seed. The first line says what the study
-# cost.
+# The median rule compares with trials that ran to their end, so its bar tends to rise, for TPE's choices too. Do not
+# compare this curve with the random search above: its range was another one. What can be compared is the best trial
+# with the default, which is trial 0 and drew its rows with the same seed. The first line says what the study cost.
 
 # %%
 from statistics import median
@@ -351,7 +357,7 @@ table(*({"": name, **t.params, "accuracy": str(t.score)} for name, t in (("defau
 # ### It is all in the file
 # The study lies in one file, a line a change. The same call again finds twenty trials there and has nothing to do; had
 # you closed the laptop after the twelfth, it would do eight. Trial 13 draws the same settings either way, because its
-# seed is the study's and its own number.
+# seed is made of the study's seed and its own number.
 
 # %%
 import time
@@ -363,8 +369,8 @@ print(f"{len(again.counted)} trials, the same best: {again.best.number == found.
 
 # %% [markdown]
 # ## What mattered
-# Three pictures of the same trials. *Parallel coordinates*: a line a trial, from its settings to its figure; the best
-# third is in front. Look for an axis on which the front lines run close together.
+# Three pictures of the same trials. *Parallel coordinates*: a line a trial, from its settings to its figure, dotted if
+# it was stopped early; the best third is in front. Look for an axis on which the front lines run close together.
 
 # %%
 from labkit import plots, runs, search
@@ -376,15 +382,16 @@ found = search.study("tone", space, trials=20, strategy="tpe", pruning="median",
 plots.show(figures.parallel(found), alt="Parallel coordinates of the trials: one line from settings to accuracy each")
 
 # %% [markdown]
-# *Slices* show one setting at a time. Where TPE has tried one region again and again, the marks are dense: it is not a
-# fair sample of the range any more. A cross was stopped early and shows its last look, at 24 tickets; a dot is of 96.
+# *Slices* show one setting at a time. Where TPE has tried one region again and again, the marks are dense: they are no
+# fair sample of the range any more. A cross was stopped early and shows its last look, at 24 tickets, or 0 where the
+# loss broke before the first; a dot is of 96 tickets.
 
 # %%
 plots.show(figures.slices(found), alt="Validation accuracy over each setting in a panel; the best trial is ringed")
 
 # %% [markdown]
-# *Importances* come from a forest that is fitted to the trials that ran to their end: how much of the spread does each
-# setting explain alone? The black line is how far five forests disagree. **Predict** the order.
+# *Importances* come from a forest of decision trees, fitted to the trials that ran to their end: how much of the spread
+# does each setting explain alone? The black line shows how far five forests disagree. **Predict** the order.
 
 # %%
 shares = figures.importances(found)
@@ -393,13 +400,13 @@ plots.show(figures.importance_bars(found), alt="; ".join(
 
 # %% [markdown]
 # Importance is not advice. It speaks of the trials that it saw, and those that were stopped early are not among them:
-# where all high rates were stopped, the rate matters little among what is left, because the search has narrowed it to
-# what works. A rate of 0.03 would still ruin you.
+# if all high rates were stopped, the rate may matter little among what is left, because only rates that work are left.
+# A rate far above them can still ruin a training.
 #
 # ## Two workers, one of them killed
-# Several processes can share a study: each takes the next trial, and each sees what the others found. A study must not
-# lose a trial when a laptop is closed, and not do one twice. **Predict** what becomes of a trial whose worker is
-# killed in the middle.
+# Several processes, or *workers*, can share a study: each takes the next trial, and each sees what the others found. A
+# study must not lose a trial when a laptop is closed, nor count one twice. **Predict** what becomes of a trial whose
+# worker is killed in the middle. The space is a file this time, and `--rows 48` keeps its six trials short.
 
 # %%
 import sys
@@ -446,8 +453,8 @@ print(f"trial {busy[0].number} lost its worker; exit codes: {codes} (a negative 
 
 # %% [markdown]
 # Read the table: six trials are done or stopped early, no setting twice among them, and the one that was lost is done
-# again with its own settings by the other worker. Nothing is pruned here: one that is stopped early had so high a rate
-# that its loss broke, and a tripwire ended it.
+# again with its own settings by the other worker. Nothing is pruned here: if a trial was stopped early, its loss broke,
+# and a tripwire ended it.
 
 # %%
 from labkit.tables import table
@@ -468,12 +475,12 @@ table(*({"trial": t.number, "worker": names[t.worker], "state": t.state, "again 
 # labkit search tickets --task tone --space space.yml --study postgresql+psycopg://user@host/studies
 # ```
 #
-# Start it on each host, with the same file and space. `tests/two_hosts_search.py` does it with two network namespaces
-# and a PostgreSQL server, where a machine has one, and cuts one host off.
+# Start it on each host, with the same data and the same `space.yml`. `tests/two_hosts_search.py` plays two hosts on one
+# machine, where it has a PostgreSQL server, and cuts one of them off.
 #
 # ## How much of it is luck
-# The best of twenty was found by looking for it. **Predict**: train its very settings again with other seeds. Will they
-# come out above its figure, below, or around it?
+# The best of twenty was chosen because its figure was the highest. **Predict**: train the same settings again with
+# other seeds. Will they come out above its figure, below, or around it?
 
 # %%
 from labkit import measured, plots, runs, search
@@ -487,12 +494,12 @@ print(f"the best trial: {found.best.value:.1%}; five other seeds:", *(f"{value:.
 
 # %% [markdown]
 # Same settings, same rows to choose from, same steps. What differs is chance: how A begins, which rows are taken and in
-# which order, what dropout hides. The mean of such repeats is below the winner more often than not, since a winner is
+# what order, what dropout hides. The mean of such repeats is below the winner more often than not, since a winner is
 # chosen for its luck, too (*winner's curse*).
 #
 # ### Exercise 9.5 · how much is luck · difficulty 2 · 8 minutes
-# `figures` are those of one setting, a seed each. How far apart must *two single runs* be before luck alone explains it
-# only once in twenty times? Take two standard deviations of a difference.
+# `figures` is a list of one setting's accuracies (shares), a seed each. How far apart must *two single runs* be before
+# luck alone does it only about once in twenty times? Return two standard deviations of a difference, also as a share.
 
 # %%
 from statistics import stdev
@@ -519,8 +526,9 @@ plots.show(figures.seeds(found, again), alt=f"Five seeds of one setting differ b
            "points between two runs are within it; the best five trials lie beside them")
 
 # %% [markdown]
-# So the next time that somebody shows you half a point from a search, ask for five seeds. And with more tries the
-# luckiest gets luckier. Trials that are all *equally* good, with the spread that you just measured:
+# So the next time somebody shows you a gain of half a point from a search, ask for five seeds. And with more tries the
+# luckiest gets luckier. Take trials that are all *equally* good, with the spread that you just measured: by how much
+# does the best of them look better than it is?
 
 # %%
 import random
@@ -535,8 +543,9 @@ table(*({"equally good trials": n, "the best looks better by (points)": f"{100 *
 
 # %% [markdown]
 # ## The test set is opened once
-# A figure that was used to choose can't be used to report. So far no test ticket was read. Now the default and the
-# winner are trained on more rows, the same number for both, and then the test set is opened. **Predict** the gain.
+# A figure that was used to choose can't be used to report. So far this lab has read no test ticket. Now the default and
+# the winner are trained on more rows, equally many for both, and then the test set is opened. **Predict** the gain, in
+# points.
 
 # %%
 from labkit import current, data, finetune, runs, search
@@ -563,10 +572,10 @@ print("the best minus the default, ticket by ticket:", seen["gain"])
 table(*({"": name, "test accuracy": str(score)} for name, score in seen["scores"].items()))
 
 # %% [markdown]
-# If the interval of the gain lies wholly above 0, the search earned its place. If not, that is not shown, and twenty
-# trials more on the same validation tickets would not mend it. Hold the gain beside the lead on validation, further up.
-# Two things shrink a lead on its way here: the winner's luck stays behind, and a default that was merely slow catches
-# up when it gets more rows. Now look again, as everybody wants to:
+# If the interval of the gain lies wholly above 0, the search earned its place. If not, no gain is shown, and these test
+# tickets cannot be asked again. Compare the gain with the lead on validation, further up. Two things can shrink a lead
+# on its way here: the winner's luck stays behind, and a default that was merely slow catches up when it gets more rows.
+# Now try to look again, as everybody wants to:
 
 # %%
 from labkit import LabError
@@ -577,12 +586,13 @@ except LabError as error:
     print(str(error).split(": ", 1)[1])
 
 # %% [markdown]
-# The first half of the sentence names the file, which is left out here. No trial can be added either: a study whose
-# test set was seen is closed. Nothing stops you from deleting the file, except that you would know.
+# The message begins with the study's file, which is left out here. No trial can be added either: a study whose test set
+# was seen is closed. Nothing stops you from deleting the file, except that you would know.
 #
 # ## The other way: transformers' own search
 # `Trainer.hyperparameter_search` drives Optuna too. You give a function that makes a fresh model and one that draws
-# from the space; the objective is the validation loss, unless you say otherwise. Two trials of a few steps:
+# from the space; the objective is the validation loss, unless the Trainer computes other metrics. Two trials of a few
+# steps:
 
 # %%
 from labkit import adapters, data, models, runs
@@ -617,8 +627,8 @@ print(f"trial {best.run_id}: validation loss {best.objective:.3f} nats, {best.hy
 
 # %% [markdown]
 # It is less to write, where the Trainer is all you have. What it leaves to you: a base that is loaded once, trials of
-# equal cost, a metric other than the loss, a file that can be gone on with, workers that may die, and a test set that
-# stays shut.
+# equal cost, a metric other than the loss, a study file that can be continued, workers that may die, and a test set
+# that stays shut.
 #
 # ## On a real model
 # With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2. What it measured, if it was recorded, beside what you
@@ -631,9 +641,9 @@ measured.beside("09_hyperparameter_search")
 
 # %% [markdown]
 # ## The same by command line
-# `labkit search my_tickets.csv --space space.yml` does all of this with your file: its splits are those of
-# `labkit finetune`, its test rows stay shut until you say `--open-test`, and `--workers 2` starts a second process. A
-# mistake in the space is named with its place:
+# `labkit search my_tickets.csv --space space.yml` searches with your file: its splits are those of `labkit finetune`,
+# its test rows stay shut until you say `--open-test`, and `--workers 2` starts a second process. A mistake in the space
+# is named with its place:
 
 # %%
 from labkit import LabError, runs, search
@@ -654,7 +664,7 @@ except LabError as error:
 # **Quiz.** Answer each in your head, then open it.
 #
 # <details><summary>1. Your best learning rate is 9.8e-4, of at most 1e-3. What do you do?</summary>
-# Widen the range upwards and search again. The optimum is not in what you searched, or you cannot know that it is.
+# Widen the range upwards and search again. A better rate may lie above 1e-3, and this search could not see it.
 # </details>
 #
 # <details><summary>2. A colleague ran 100 trials, took the best, and reports its validation accuracy. What is wrong?
@@ -663,8 +673,8 @@ except LabError as error:
 # </details>
 #
 # <details><summary>3. Short trials favour high learning rates. Why, and what follows?</summary>
-# With few steps, a low rate often does not get far enough. In a longer training with the same rate late steps may do
-# harm. So a search by short trials finds a neighbourhood: check the winner at full length before you believe in it.
+# With few steps, a low rate often does not get far enough. In a longer training, late steps at the same high rate may
+# do harm. So a search by short trials finds a neighbourhood: check the winner at full length before you believe in it.
 # </details>
 #
 # **Next:** lab 10 exports what you trained, so that it runs without PyTorch. How far you are:

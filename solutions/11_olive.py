@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 11 · The Olive way: the same by command line
 # **You will** fine-tune, quantise, export and serve with Microsoft's `olive` command, write a workflow file of your
-# own, and know which options of older tutorials no longer hold.
+# own, and know which options of older tutorials no longer work.
 #
 # *60 minutes. You need: labs 03 and 04, and to have met ONNX (lab 10). No GPU, no network, no account.*
 #
@@ -24,13 +24,13 @@ from labkit.tables import table
 table(olive.installed(), caption="what this lab runs on")
 
 # %% [markdown]
-# Where that cell says that something is not installed, it says how to get it; the rest of the course works without it.
+# If that cell says that something is not installed, it also says how to get it. No other lab needs `olive-ai`.
 #
 # ## A folder to work in
-# `Desk` is a folder with the base model in it, under the name `base`. `desk.run("...")` runs what you would type behind
-# `olive` in a terminal in that folder. Three things are added: telemetry is off, the log is told in detail but for the
-# libraries' warnings, and what Olive remembers of earlier runs is cleared first, since it knows your data by the file's
-# name and not by what is in it.
+# `Desk` is a folder with the base model in it, under the name `base`. `desk.run("...")` runs what you would type after
+# `olive` in a terminal in that folder. Three things are added: telemetry is off, the log is detailed (you see it
+# without the libraries' warnings), and Olive's cache of earlier runs is cleared first, since it knows your data by the
+# file's name and not by what is in it.
 
 # %%
 from labkit import data, olive, runs
@@ -42,13 +42,13 @@ desk.write("tone.jsonl", ({"phrase": row["text"], "tone": row["label"], "prompt"
 print(task.train[2]["text"], "\n->", task.train[2]["label"])
 
 # %% [markdown]
-# The file has a phrase and its tone, as in Olive's own tutorials, and beside them the prompt and the answer that labkit
-# makes of it. Olive trains on text, so first a row must become one.
+# Each row of the file has a phrase and its tone, as in Olive's own tutorials, and beside them the prompt and the answer
+# that labkit makes of them. Olive trains on text, so first a row must become one text.
 #
 # ### Exercise 11.1 · the text that both sides see · difficulty 1 · 6 minutes
-# Give the template of a row, with `{phrase}` and `{tone}` in it: what the model is served, then the answer, then the
-# end of turn, `<|im_end|>`. `data.PROMPTS["tone"]` is the question, with `{text}` where the ticket goes;
-# `data.render(tokenizer, question)` puts it into the chat format.
+# Give the template of a row as one string, with `{phrase}` and `{tone}` in it: what the model sees when it is asked,
+# then the answer, then the end of turn, `<|im_end|>`. `data.PROMPTS["tone"]` is the question, with `{text}` where the
+# ticket goes; `data.render(tokenizer, question)` puts it into the chat format, as the next cell shows.
 
 # %%
 from labkit import check, data, hint, models, solution
@@ -67,10 +67,10 @@ check("text_template", template)
 # %% [markdown]
 # ## One command, one adapter
 # `olive finetune` is peft and the Trainer behind a command. What Olive has no option for, such as the learning rate,
-# goes by transformers' name for it. Without `--torch_dtype float32` it would train in bfloat16, and without
-# `--max_seq_len` on sequences of 1,024 tokens.
+# goes by transformers' name for it. Without `--torch_dtype float32` it would train in bfloat16, without `--max_seq_len`
+# on sequences of 1,024 tokens, and without `--max_samples` on no more than 256 of them.
 #
-# **Predict** what it leaves behind, and how large that is. The base has about 4 MB.
+# **Predict** what it leaves behind, and how large that is beside the base.
 
 # %%
 from labkit import current, olive, runs
@@ -84,8 +84,8 @@ made = desk.run(f"""finetune --method lora -m base -d json --data_files tone.jso
 made
 
 # %% [markdown]
-# An adapter as peft saves it, some half a megabyte, and beside it a copy of the base that it belongs to. Anything that
-# reads peft's adapters reads this one, labkit too. How good is it, asked as in lab 03?
+# An adapter as peft saves it (`adapter_model.safetensors`), small beside the base, and a copy of the base that it
+# belongs to. Anything that reads peft's adapters reads this one, labkit too. How good is it, asked as in lab 03?
 
 # %%
 from labkit import adapters, data, evaluation, models
@@ -105,15 +105,16 @@ found = {"base": score(models.load()[0]), "olive finetune": score(tuned)}
 table(*({"": name, "accuracy": str(accuracy)} for name, accuracy in found.items()), caption="tickets never seen")
 
 # %% [markdown]
-# Keep both figures. A later section trains on the same rows again, and asks what this command did with them.
+# Remember both figures. A later section trains on the same rows again, and asks what this command did with them.
 #
 # ## What it trained on
 # Olive joins the texts of all rows, with two line breaks between them, and chops the result into pieces of
 # `--max_seq_len` tokens. A piece starts and ends where it happens to.
 #
 # ### Exercise 11.2 · join and chop · difficulty 2 · 8 minutes
-# `rows` are lists of token ids. Give the pieces: all rows in one list with `joiner` behind each, cut into pieces of
-# `length`. What does not fill a piece is dropped; where it comes out even, Olive leaves out the last piece as well.
+# `rows` is a list of lists of token ids, `joiner` a list of token ids. Return the list of pieces: all rows in one list
+# with `joiner` behind each, cut into pieces of `length` tokens. What does not fill a piece is dropped; if the cut comes
+# out even, Olive leaves out the last piece as well.
 
 # %%
 from labkit import check
@@ -143,8 +144,8 @@ pieces = onnx_inputs.join_and_chop(rows, tokenizer("\n\n", add_special_tokens=Fa
 print(tokenizer.decode(pieces[1]))
 
 # %% [markdown]
-# In the middle of a row. And every token counts in the loss: the question, the ticket, the tone. **Predict** which
-# share of them belongs to a tone and its end of turn, the two tokens that labkit counts.
+# In the middle of a row. And every token counts in the loss: the question, the ticket, the tone. **Predict** what share
+# of the tokens belongs to a tone and its end of turn, the only ones that labkit counts.
 
 # %%
 from labkit.tables import table
@@ -156,11 +157,11 @@ table(rows=len(rows), pieces=len(pieces), tokens=sum(map(len, rows)), of_an_answ
 
 # %% [markdown]
 # Most of what that training learnt is how tickets sound. That is what you want for domain adaptation, and not for a
-# classifier. The command has no option for it. The file behind the command has.
+# classifier. The command has no option to mask the prompt; the workflow file behind it can do that.
 #
 # ## Behind every command is a workflow file
 # `--dry_run` runs nothing and writes down what would be run. Read three parts of it: where the rows come from, what is
-# done to them, and the one pass.
+# done to them, and the one *pass* (a step of the work). Which settings in them did nobody type?
 
 # %%
 import json
@@ -176,8 +177,9 @@ for part in (config["data_configs"][0]["load_dataset_config"], config["data_conf
     print(json.dumps(part, indent=1))
 
 # %% [markdown]
-# `olive run --config FILE` runs such a file, and a file can say what the command cannot. `user_script` names Python of
-# your own. This function takes the place of Olive's joining: one ticket a row, the prompt masked, by labkit's `encode`.
+# The command chose `max_seq_len`, `max_samples` and `alpha`, among others, without a word. `olive run --config FILE`
+# runs such a file, and a file can say what the command cannot: `user_script` names Python of your own. The function
+# below takes the place of Olive's joining: one ticket a row, the prompt masked, by labkit's `encode`.
 
 # %%
 import inspect
@@ -187,9 +189,9 @@ script = Path(olive.SCRIPT).read_text(encoding="utf-8")
 print(script[script.index("@Registry") : script.index("@Evaluators")].strip())
 
 # %% [markdown]
-# `olive.masked_workflow` is a dict with the same settings as `labkit.finetune`: rank, targets, schedule, warm-up, seed.
-# It even starts from the same A. **Predict**: how far apart will two trainings end that share data and settings, one by
-# labkit and one by Olive?
+# `olive.masked_workflow` gives a workflow as a dict, with the same settings as `labkit.finetune`: rank, targets,
+# schedule, warm-up, seed. It even starts from the same A. **Predict**: how far apart will two trainings end that share
+# data and settings, one by labkit and one by Olive?
 
 # %%
 STEPS = 40
@@ -222,12 +224,12 @@ print(f"points between them: {100 * abs(first.value - second.value):.1f}; "
 print(f"points between labkit and olive finetune: {100 * (first.value - third.value):+.1f}")
 
 # %% [markdown]
-# The first two are one training by two names: the same rows in the same order, the same start, the same schedule, and
-# transformers' Trainer behind both. The third has other rows (pieces of tickets), another loss (all tokens), another
-# schedule (a constant rate), dropout, and fewer tokens in all. It is not the tool that makes the difference, it is what
-# the tool was told.
+# The first two are one training under two names: the same rows in the same order, the same start, the same schedule,
+# and transformers' Trainer behind both. The third has other rows (pieces of the joined text), another loss (all
+# tokens), another schedule (a constant rate), dropout and fewer steps. It is not the tool that makes the
+# difference, it is what the tool was told.
 #
-# Keep these figures; at the end they stand beside those of a real model, where any were recorded.
+# The next cell notes these figures; at the end they stand beside those of a real model, if any were recorded.
 
 # %%
 from labkit import measured
@@ -237,8 +239,8 @@ measured.note("11_olive", steps=run.settings["steps"], labkit_seconds=run.second
 
 # %% [markdown]
 # ## Four bits by one word
-# With `--method qlora` the base is in NF4 while the adapter trains (lab 04), and Olive finds the target modules itself:
-# every matrix that it quantised. What lies in the folder afterwards?
+# With `--method qlora` the base is in NF4 while the adapter trains (lab 04), and Olive chooses the target modules
+# itself: every matrix that it quantised. What lies in the folder afterwards?
 
 # %%
 from labkit import olive, runs
@@ -256,14 +258,14 @@ table(r=config["r"], alpha=config["lora_alpha"], dropout=config["lora_dropout"],
       target_modules=", ".join(sorted(config["target_modules"])))
 
 # %% [markdown]
-# Again an adapter, and no base in four bits: that one existed only while it trained. Four steps teach nothing; what
-# they show is that the command runs, on a CPU too. How much memory it saves and what it costs is measured in lab 04.
+# Again an adapter, and no base in four bits: that one existed only during the training. Four steps teach next to
+# nothing; they show that the command runs, on a CPU too. Lab 04 measures how much memory it saves, and what it costs.
 #
 # ### Exercise 11.3 · a command for a job · difficulty 2 · 8 minutes
-# Write the command, as text or as a list of words. *The job:* a LoRA of rank 16 and alpha 32 beside `q_proj` and
+# Write the command, as one string or as a list of words. *The job:* a LoRA of rank 16 and alpha 32 beside `q_proj` and
 # `v_proj` of the model in the folder `base`; the data set is `json`, its file `tone.jsonl`, the text is the column
-# `phrase`; pieces of 128 tokens; 60 steps, 8 pieces each, at a rate of 1e-3; in float32; into the folder `small`.
-# `check` asks Olive's own parser.
+# `phrase`; pieces of 128 tokens; 60 steps, 8 pieces each, at a learning rate of 1e-3; in float32; into the folder
+# `small`. `check` asks Olive's own parser; nothing is trained.
 
 # %%
 from labkit import check
@@ -279,12 +281,14 @@ check("finetune_command", command)
 
 # %% [markdown]
 # ## From rows to ONNX in one file
-# A workflow's passes run one after another, so one file can train and export. Here the rows go through a template line
-# by line, which the command cannot do either (`"strategy": "line-by-line"`).
+# A workflow's passes run one after another, so one file can train and export. In the file below each row stays a row of
+# its own (`"strategy": "line-by-line"`), which the command has no option for either.
 #
 # ### Exercise 11.4 · the passes of a workflow · difficulty 2 · 10 minutes
-# Give the dict that stands under `passes`. First `LoRA`: r 16, alpha 32, target modules `q_proj` and `v_proj`,
-# `torch_dtype` float32, the data `tickets`, 20 steps at a learning rate of 1e-3. Then `ModelBuilder`, in fp32.
+# Give the dict that stands under `passes`: a name of your choice for each pass, and under it a dict with its `type` and
+# settings. First `LoRA`: r 16, alpha 32, target modules `q_proj` and `v_proj`, `torch_dtype` float32, the data
+# `tickets`, 20 steps at a learning rate of 1e-3; the dry run above shows the keys. Then `ModelBuilder`, with
+# `precision` fp32.
 
 # %%
 from labkit import check
@@ -301,7 +305,7 @@ passes = {
 check("workflow_passes", passes)
 
 # %% [markdown]
-# The whole file: a model, data with a template, the passes. It is written, then run.
+# The whole file: a model, data with a template, the passes (with 8 steps, to be quick). It is written, then run.
 
 # %%
 from labkit import olive, runs
@@ -325,13 +329,14 @@ desk.run("run --config whole.json")
 
 # %% [markdown]
 # One command went from rows to a folder that runs without PyTorch (lab 10 says what each file in it is for). The
-# adapter is in the graph beside the weights, neither merged nor taken out; a later section takes such an adapter out.
+# adapter's weights are in the graph beside the base's, not merged into them; a later section takes such an adapter out.
 #
 # ## A search in the same file
-# Two learning rates and two ranks are four trainings. A pass may be a list of passes, of which a search takes one, and
-# a setting of a pass may be a list of values; `search_strategy` says in which order. What is better is for you to say:
-# the evaluator is a class in the script, and what it gives is the accuracy on *validation* tickets. (A metric of type
-# `custom` would do with a function, but Olive 0.13 stops at it.)
+# Two learning rates and two ranks are four trainings. A pass may be a list of passes, of which a search takes one (here
+# a pass for each rate), and a setting of a pass may be a list of values (here the ranks); `search_strategy` says in
+# what order they are tried. You have to say what "better" means: the evaluator is a class in the same script, and it
+# gives the accuracy on *validation* tickets. (A metric of type `custom` would need only a function, but Olive 0.13
+# fails at it.)
 
 # %%
 from labkit import current, olive, runs
@@ -350,21 +355,22 @@ desk.write("search.json", search)
 desk.run("run --config search.json")
 
 # %% [markdown]
-# What was tried, best first, from the `footprint.json` that Olive leaves. **Predict** which of the two matters more.
+# What was tried, best first, from the `footprint.json` that Olive leaves. **Predict** which matters more here, the rate
+# or the rank.
 
 # %%
 olive.trials(desk.path("searched/footprint.json"))
 
 # %% [markdown]
-# Which of the four adapters the search leaves in the folder it does not say: train the winner again. So short a trial
-# can tell a rate that is far too low from a better one. Between ranks it decides nothing, and lab 09 says how much of
-# any such difference is luck. Alpha is 16 in all of them, so a higher rank has a smaller scale (lab 03). Olive also has
-# `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when we tried it (0.13),
-# and never ended. Beyond a small grid, take Optuna itself (lab 09).
+# The search does not say which of the four adapters it leaves in the folder: train the winner again. So short a trial
+# can tell a rate that is far too low from a better one. One trial each decides nothing between ranks; lab 09 measures
+# how much of such a difference is luck. Alpha is 16 in all four, so a higher rank has a smaller scale (lab 03). Olive
+# also has the sampler `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when
+# we tried it (0.13), and never ended. Beyond a small grid, take Optuna itself (lab 09).
 #
 # ## To ONNX: the old command and the new
-# `auto-opt` is what older tutorials use, and it says at every start that `optimize` has taken its place. Both merge
-# nothing: without `-a` they export the base.
+# `auto-opt` is what older tutorials use, and it says at every start that `optimize` has taken its place. No adapter is
+# named here (`-a`), so both export the base: one in int4, one in fp32.
 
 # %%
 from labkit import olive, runs
@@ -377,12 +383,11 @@ table(*({"command": made.command.split(" -o")[0], "seconds": round(made.seconds)
         for made in (old, new)))
 
 # %% [markdown]
-# The int4 model is smaller, and less so than four bits promise: at so small a width the embedding, which stays in full
-# precision, is a large part of it. What int4 does to the answers is lab 10's subject.
+# The int4 model is smaller, but not by the eightfold that four bits in place of 32 promise: in so small a model the
+# embedding, which stays in full precision, is a large part. What int4 does to the answers is lab 10's subject.
 #
 # ## Two adapters in one ONNX model
-# The classifier is trained. A writer is missing: one that sums up a ticket in a line, by the same workflow with other
-# rows.
+# The classifier is trained. Now for the writer, which sums up a ticket in a line: the same workflow with other rows.
 
 # %%
 from labkit import data, olive, runs
@@ -394,8 +399,8 @@ desk.write("summary.json", olive.masked_workflow("summary.jsonl", "summary", ste
 desk.run("run --config summary.json")
 
 # %% [markdown]
-# `capture-onnx-graph` makes a graph with the classifier's weights in it, as nodes beside each matrix.
-# `generate-adapter` takes them out: they become inputs of the graph, and a file of their own.
+# `capture-onnx-graph` makes a graph with the classifier's adapter in it, as nodes beside each matrix.
+# `generate-adapter` takes its weights out: they become inputs of the graph, and a file of their own.
 
 # %%
 desk.run("""capture-onnx-graph -m base -a masked/adapter --use_model_builder --use_ort_genai --precision fp32
@@ -405,13 +410,14 @@ desk.run("""capture-onnx-graph -m base -a masked/adapter --use_model_builder --u
 desk.run("generate-adapter -m captured -o multi")
 
 # %% [markdown]
-# The second adapter needs no second graph: `convert-adapters` turns peft's file into one for the graph. By hand, that
-# is three small changes.
+# The second adapter needs no second graph: `convert-adapters` is there to turn peft's file into one for the graph. By
+# hand, that is three small changes.
 #
 # ### Exercise 11.5 · an adapter as inputs of a graph · difficulty 2 · 10 minutes
-# `weights` has A (r, d_in) and B (d_out, r) by peft's names, such as
+# `weights` is a dict of numpy arrays, A (r, d_in) and B (d_out, r), by peft's names, such as
 # `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. The graph multiplies x @ A @ B, wants `alpha / r` in
-# B already, and calls that one `model.layers.0.attn.q_proj.lora_A.MatMul.weight`. Give the dict that fits the graph.
+# B already, and calls the A of this example `model.layers.0.attn.q_proj.lora_A.MatMul.weight`. Return the dict that
+# fits the graph.
 
 # %%
 from labkit import check
@@ -430,7 +436,8 @@ def adapter_inputs(weights, r, alpha):
 check("adapter_inputs", adapter_inputs)
 
 # %% [markdown]
-# Now Olive's command, and what onnxruntime-genai says to the file that it writes. **Predict**: does it fit?
+# Now Olive's command for the same, and what onnxruntime-genai, which runs the graph, says to the file that it writes.
+# `adopt` copies the graph and the adapters into a folder and opens it. **Predict**: does the file fit?
 
 # %%
 from labkit import LabError, olive, runs
@@ -447,8 +454,8 @@ except Exception as error:
     print(f"{type(error).__name__}: {str(error)[:200]}")
 
 # %% [markdown]
-# It does not: `convert-adapters` names a weight as peft does but for the prefix, and the graph as the builder does.
-# Compare a name of each, then rename. What you wrote by hand is the same file.
+# It does not: `convert-adapters` keeps peft's names but for the prefix, while the graph has the model builder's names.
+# Compare a name of each, then rename, and hold the numbers beside those made by hand.
 
 # %%
 import numpy as np
@@ -465,11 +472,12 @@ gap = max(float(np.abs(by_hand[name] - renamed[name]).max()) for name in by_hand
 print(f"largest difference between Olive's file and the one by hand: {gap:.0e}")
 
 # %% [markdown]
-# With no adapter active the inputs have a default, of rank 0, and a product over a rank of nothing is nothing. A server
-# that routes by name wants a name for the base too.
+# By hand and by Olive it is the same adapter. With no adapter active, the inputs fall back to a default of rank 0, and
+# then x A B adds nothing. But a server that chooses an adapter by name wants a name for the base too.
 #
 # ### Exercise 11.6 · an adapter that is the base · difficulty 1 · 4 minutes
-# `weights` are an adapter's inputs by name. Give an adapter with which the graph answers as the base alone.
+# `weights` is a dict of an adapter's arrays by the names of the graph's inputs. Return a dict of the same names and
+# shapes, with which the graph answers as the base alone.
 
 # %%
 def zero_adapter(weights):
@@ -481,8 +489,8 @@ def zero_adapter(weights):
 check("zero_adapter", zero_adapter)
 
 # %% [markdown]
-# Three files beside one model, in the folder that lab 10's code serves. The same ticket, asked three times, without a
-# reload:
+# Three files beside one model, in a folder that lab 10's code can serve. Each adapter gets the same two questions about
+# one ticket, its tone and then its summary, and nothing is loaded again in between:
 
 # %%
 from labkit import data, olive, runs
@@ -503,9 +511,9 @@ for name in model.adapters:
     print(f"{name:8s}", *(repr(model.generate(prompt, 24, adapter=name)) for prompt in asked.values()), sep="\n   ")
 
 # %% [markdown]
-# Each adapter has the form of its own task, if after so few steps not always the sense, and leaves its mark on the
-# other's question; the base goes on as it always did. Do they answer as they did in PyTorch? Letter by letter, on
-# tickets that neither has seen:
+# Look at the form first: after so few steps an adapter's answer to its own question need not make sense yet. Then see
+# what each makes of the other's question, and whether `base` differs from both. Do they answer as they did in PyTorch?
+# Letter by letter, on tickets that neither has seen:
 
 # %%
 from labkit import adapters, evaluation, models
@@ -524,7 +532,7 @@ rows.append({"adapter": "(none)", "tickets": len(held), "same text as PyTorch": 
 table(*rows)
 
 # %% [markdown]
-# And this is what travels: the graph with the base in it, once, and a file for every task.
+# And this is what you hand on: the graph with the base in it, once, and a file for every task.
 
 # %%
 files = sorted(model.folder.rglob("*"), key=lambda file: -file.stat().st_size)
@@ -532,8 +540,8 @@ table(*({"file": file.name, "bytes": file.stat().st_size} for file in files[:5] 
 
 # %% [markdown]
 # ## What older tutorials say
-# Olive has changed much in few releases, and pages stay. Every row below was tried: what a page says, what Olive
-# answers, what works today. `python data/try_olive.py` tries them again, on your versions.
+# Olive has changed much in few releases, and old pages stay online. Every row below was tried: what a page says, what
+# Olive answers, what works today. `python data/try_olive.py` tries them again, on your versions.
 
 # %%
 from labkit import olive
@@ -541,8 +549,8 @@ from labkit import olive
 olive.tried()
 
 # %% [markdown]
-# Options that are not Olive's are handed to transformers, so an old name is refused there, and not by Olive's own list.
-# And a packaged extra is no promise of a feature: this is what each of them would install.
+# `finetune` hands options that it does not know to transformers, so an old name is refused there, not by Olive. And an
+# extra of the package, as in `pip install olive-ai[gpu]`, is no promise of a feature: this is what each would install.
 
 # %%
 olive.tried_extras()
@@ -550,8 +558,8 @@ olive.tried_extras()
 # %% [markdown]
 # ### Exercise 11.7 · mend an old command · difficulty 2 · 8 minutes
 # An older page has `olive generate-adapter --base_model_path base --adapter_paths tone/adapter --use_ort_genai`. Give a
-# list of the two commands that do the same today, in fp32: from `base` and `tone/adapter` into `captured`, and from
-# there into `multi`.
+# list of the two commands, as strings, that do the same today, in fp32: from `base` and `tone/adapter` into `captured`,
+# and from there into `multi`.
 
 # %%
 from labkit import check
@@ -569,7 +577,7 @@ check("mended_commands", commands)
 # %% [markdown]
 # ## Other hardware, and the cloud
 # `--provider` names what will run the model, `--device` the kind of chip. None of these is run: `--dry_run` writes down
-# what *would* be done for each target, on a machine that has it. All that this lab really ran, it ran on a CPU.
+# what *would* be done for each target, on a machine that has it. What this lab really runs needs only a CPU.
 
 # %%
 from labkit import olive, runs
@@ -589,8 +597,9 @@ table(*plans)
 
 # %% [markdown]
 # `optimize` no longer knows DirectML, `auto-opt` still does. The chips differ most in what is done around the export:
-# the rows of the NPUs have other passes, for shapes that are fixed beforehand (StaticLLM), for weights without outliers
-# (QuaRot), or OpenVINO's own. In a workflow file the same choice is a system, and passes run for its accelerator:
+# the NPUs' rows (NPU: a chip for neural networks) have passes that fix the shapes beforehand (StaticLLM) or rotate
+# outliers away before quantising (QuaRot), or OpenVINO's own. In a workflow file the same choice is called a system,
+# and the passes run for its accelerator:
 
 # %%
 import json
@@ -598,13 +607,13 @@ import json
 print(json.dumps({key: desk.read("plans/1/config.json")[key] for key in ("systems", "target")}, indent=1))
 
 # %% [markdown]
-# There is no system for a cloud any more: in the cloud you rent a machine and type `olive` there. What is left of it
-# are a model's address (`-m azureml://registries/NAME/models/NAME/versions/1`, with the extra `azureml`) and a cache
-# that several machines share (`--account_name`, `--container_name`, an Azure storage). Neither was run here.
+# There is no system for a cloud any more: in the cloud you rent a machine and type `olive` there. Two things are left
+# of it: a model's address (`-m azureml://registries/NAME/models/NAME/versions/1`, with the extra `azureml`) and a cache
+# that several machines share (`--account_name` and `--container_name`, of an Azure storage). Neither was run here.
 #
 # ## On a real model
-# With `LABKIT_PROFILE=small` this notebook runs on SmolLM2, the same chain with the same commands. What it measured,
-# where it was recorded, beside what you have just seen:
+# With `LABKIT_PROFILE=small` this notebook runs on SmolLM2, the same chain with the same commands. What it measured, if
+# it was recorded, beside what you have just seen:
 
 # %%
 from labkit import measured
@@ -613,9 +622,9 @@ measured.beside("11_olive")
 
 # %% [markdown]
 # ## When to take which
-# Take `olive` where a recipe must be typed by somebody else, run on a build server, or end on a chip whose passes you
-# do not want to learn. Take Python where you need to see what counts in the loss, and wherever you measure. They mix: a
-# folder with an adapter is the same for both.
+# Take `olive` if somebody else must type the recipe, if it runs on a build server, or if it ends on a chip whose passes
+# you do not want to learn. Take Python where you need to see what counts in the loss, and where you measure. They mix:
+# a folder with an adapter is the same for both.
 #
 # ## What you can do now
 # You can train an adapter by a command and say what it trained on, write a workflow that trains, exports and searches,
@@ -623,19 +632,19 @@ measured.beside("11_olive")
 #
 # **Quiz.** Answer each in your head, then open it.
 #
-# <details><summary>1. `olive finetune` on 60 short rows ends with "no rows". What happened?</summary>
-# Joined, they have fewer tokens than one piece of `--max_seq_len`, 1,024 where it is not given. Nothing fills a piece,
-# and what does not is dropped. Take shorter pieces, or a workflow that goes line by line.
+# <details><summary>1. `olive finetune` on ten short rows stops: it has nothing to train on. What happened?</summary>
+# Joined, they have fewer tokens than one piece of `--max_seq_len`, which is 1,024 if you do not give it. They do not
+# fill a piece, so they are dropped. Take shorter pieces, or a workflow that goes line by line.
 # </details>
 #
 # <details><summary>2. You mend a label in `tone.jsonl` and run the workflow again. It takes no time. Why?</summary>
-# Olive looks in `.olive-cache` whether it has run this pass with these settings on this model. The data file's name is
-# among the settings, its content is not. Clear the cache (labkit does, before each command).
+# Olive looks into `.olive-cache` to see whether it has run this pass with these settings on this model before. The data
+# file's name is among the settings, its content is not. Clear the cache (labkit does, before each command).
 # </details>
 #
 # <details><summary>3. Why does one graph take adapters of rank 8 and of rank 16?</summary>
-# The rank is an axis of the inputs that is left open, since x A is followed by B at once. At int4 it is not: the
-# adapter's weights are packed too, and a packed matrix has a fixed size.
+# The rank is an axis of the inputs A and B that the graph leaves open: nothing else depends on it, since x A goes
+# straight into B. At int4 it is not open: the adapter's weights are packed too, and a packed matrix has a fixed size.
 # </details>
 #
 # **Next:** lab 12 trains on several processes and machines. How far you are:
