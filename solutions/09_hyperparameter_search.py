@@ -128,7 +128,7 @@ from labkit.search import figures
 
 drawn = search.study("tone", search.usual_space(1e-6), trials=12, strategy="random", pruning="none",
                      file=runs("lab09") / "random.log")
-drawn.table(4)
+drawn.table()
 
 # %% [markdown]
 # What it cost: by the clock, and in processor time divided by two, as two cores would share it. The second figure

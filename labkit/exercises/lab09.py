@@ -67,7 +67,7 @@ def log_uniform(answer):
         'spot = (log(value) - log(low)) / (log(high) - log(low))\n'
         'return "lower" if spot < margin else "higher" if spot > 1 - margin else "fits"',
     ),
-    after="A best value at the end of its range is no optimum: it says where the range should go on.",
+    after="A best value near the end of its range may not be the optimum: it says where the range should go on.",
 )
 def too_narrow(answer):
     cases = (
