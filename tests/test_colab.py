@@ -24,7 +24,7 @@ def course_folder(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").write_text(
         '[project]\ndependencies = ["torch>=2.6", "numpy>=2.0", "transformers>=5.0,<6", "ftfy>=6.2,<7", '
-        '"colorama; sys_platform == \'nowhere\'"]\n[project.optional-dependencies]\nsearch = ["optuna>=4.0"]\n',
+        '"colorama; sys_platform == \'nowhere\'"]\n[project.optional-dependencies]\nsearch = ["optuna>=5.0"]\n',
         encoding="utf-8")
     return tmp_path
 
@@ -32,7 +32,7 @@ def course_folder(tmp_path):
 def test_only_what_is_missing_is_asked_for_and_torch_and_numpy_never(course_folder, monkeypatch):
     monkeypatch.setattr(colab, "_versions", lambda: SEEN)
     assert colab.missing(course_folder) == ["ftfy<7,>=6.2"]
-    assert colab.missing(course_folder, ["search"])[1:] == ["optuna>=4.0"]
+    assert colab.missing(course_folder, ["search"])[1:] == ["optuna>=5.0"]
 
 
 def test_a_package_that_is_too_old_is_asked_for_and_torch_where_there_is_none(course_folder, monkeypatch):
