@@ -31,13 +31,14 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 
 
 # How the shipped outputs were made: no cell asks a hub, no training is cut short.
-OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": ""}
+OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": "", "LABKIT_TOKENS": ""}
 
 # Steps to which the tests cut trainings, and the labs that need others. Answers are empty in a learner's copy: a
 # training there only has to run, not to learn. Solved labs were run whole when they were built, and tests/ reads what
 # they printed; there the code has to run, and the cells marked reproducible have to print the same, none of which
-# depends on a training. The first lab trains in full.
-SHORT = {"notebooks": "3", "solutions": "12"}
+# depends on a training. The first lab trains in full. A model that has hardly been trained does not know where to stop,
+# so a learner's copy lets it write a few tokens only.
+SHORT, TOKENS = {"notebooks": "3", "solutions": "12"}, "16"
 NEED = {
     ("notebooks", "02"): "8",  # its early stopping has something to stop after so many
     ("solutions", "03"): "",
@@ -74,7 +75,8 @@ def kernel_environment(scratch: Path, **settings: str) -> dict[str, str]:
 
 def offline(name: str, folder: str = "notebooks") -> dict[str, str]:
     """Settings for running a lab's notebook as the tests do: `tiny`, no hub, its trainings cut short."""
-    return OFFLINE | {"LABKIT_STEPS": NEED.get((folder, name[:2]), SHORT[folder])}
+    tokens = {"LABKIT_TOKENS": TOKENS} if folder == "notebooks" else {}
+    return OFFLINE | {"LABKIT_STEPS": NEED.get((folder, name[:2]), SHORT[folder])} | tokens
 
 
 def names(chosen: list[str] | None = None, root: Path = COURSE) -> list[str]:
@@ -243,7 +245,8 @@ def real(chosen: list[str] | None = None, progress: bool = True, root: Path = CO
         for name in names(chosen, root):
             record = root / "data" / "measured" / f"{name}.json"
             before = record.read_bytes() if record.is_file() else None
-            settings = {"LABKIT_PROFILE": "small", "LABKIT_RECORD": str(record), "LABKIT_STEPS": ""}
+            settings = {"LABKIT_PROFILE": "small", "LABKIT_RECORD": str(record), "LABKIT_STEPS": "",
+                        "LABKIT_TOKENS": ""}
             finished = False
             try:
                 results.append(_execute(_both(name, root)[0], name, root / "solutions", step, **settings))

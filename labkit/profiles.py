@@ -129,6 +129,18 @@ def runs(name: str) -> Path:
     return home / current().name / name
 
 
+def limited(number: int, variable: str, things: str) -> int:
+    """A number of steps or tokens, or what this environment variable allows where it is less (headless runs).
+
+    Raises:
+        LabError: the variable holds no whole number from 1 on.
+    """
+    limit = os.environ.get(variable)
+    if limit and not (limit.isdecimal() and int(limit)):
+        raise LabError(f"{limit!r} is no number of {things}", where=variable, expected="a whole number from 1 on")
+    return min(number, int(limit)) if limit else number
+
+
 def _find(name: str, where: str) -> Profile:
     if name not in PROFILES:
         raise LabError(

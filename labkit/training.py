@@ -354,10 +354,7 @@ def _keep(run: Run, tuned: PreTrainedModel, rows: Dataset, tokenizer, first: Pat
 
 def capped(steps: int) -> int:
     """Steps, or what LABKIT_STEPS allows where it is fewer (headless runs of the learners' copies)."""
-    limit = os.environ.get("LABKIT_STEPS")
-    if limit and not (limit.isdecimal() and int(limit)):
-        raise LabError(f"{limit!r} is no number of steps", where="LABKIT_STEPS", expected="a whole number from 1 on")
-    return min(steps, int(limit)) if limit else steps
+    return profiles.limited(steps, "LABKIT_STEPS", "steps")
 
 
 def writable(folder: Path) -> Path:

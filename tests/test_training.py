@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from labkit import adapters, checkpoints, guards, losses, models, profiles, trainer, training
+from labkit import adapters, checkpoints, evaluation, guards, losses, models, profiles, trainer, training
 from labkit.data import read, ticket_examples
 from labkit.data.encode import collate, encode, pad_id
 from labkit.errors import LabError
@@ -274,6 +274,16 @@ def test_labkit_steps_caps_the_steps_from_outside(examples, tmp_path, monkeypatc
         monkeypatch.setenv("LABKIT_STEPS", wrong)
         with pytest.raises(LabError, match=f"^LABKIT_STEPS: '{wrong}' is no number of steps"):
             training.capped(5)
+
+
+def test_labkit_tokens_caps_what_is_written_from_outside(monkeypatch):
+    model, tokenizer = models.load("tiny")
+    prompt = ["Tell me about the Klaegg headlamp."]
+    whole = evaluation.generate(model, tokenizer, prompt, max_new_tokens=24)[0]
+    monkeypatch.setenv("LABKIT_TOKENS", "3")
+    short = evaluation.generate(model, tokenizer, prompt, max_new_tokens=24)[0]
+    assert whole.startswith(short) and short != whole
+    assert 1 <= len(tokenizer(short, add_special_tokens=False)["input_ids"]) <= 3
 
 
 def test_what_is_not_given_comes_from_the_profile_and_where_it_came_from_is_kept(examples, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from labkit.data.encode import encode_completion, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.models import end_of_turn, quiet
+from labkit.profiles import limited
 
 if TYPE_CHECKING:
     import torch
@@ -204,6 +205,8 @@ def generate(
 ) -> list[str]:
     """Greedy answers to prompts, up to the end of turn or `max_new_tokens`; `tick` as in `score_labels`.
 
+    LABKIT_TOKENS caps `max_new_tokens` from outside.
+
     Padding is on the left: a model that goes on writing must have its last real token at the end.
 
     Args:
@@ -220,7 +223,8 @@ def generate(
         asked, end, answers = [encode_prompt(tokenizer, prompt) for prompt in prompts], end_of_turn(tokenizer), {}
     _leave_room(asked, getattr(model.config, "max_position_embeddings", None))
     # Spelt out, since what is left out comes from the model's own settings: with a penalty it is no longer greedy.
-    greedy = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+    most = limited(max_new_tokens, "LABKIT_TOKENS", "tokens")
+    greedy = GenerationConfig(max_new_tokens=most, do_sample=False, num_beams=1, repetition_penalty=1.0,
                               no_repeat_ngram_size=0, temperature=1.0, top_p=1.0, top_k=50, eos_token_id=end,
                               pad_token_id=pad_id(tokenizer))
     device, was = next(model.parameters()).device, model.training

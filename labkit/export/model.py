@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.export import graph
+from labkit.profiles import limited
 from labkit.tables import Table
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class OnnxModel:
         """
         self._check(adapter, max_new_tokens, temperature, top_p, top_k)
         ids = self.prompt_ids(prompt)  # here and not at the first piece, so that errors come at once
-        room = min(max_new_tokens, self.context - len(ids))
+        room = min(limited(max_new_tokens, "LABKIT_TOKENS", "tokens"), self.context - len(ids))
         drawing = {"do_sample": temperature > 0}
         if temperature > 0:
             drawing |= {"temperature": temperature, "top_p": top_p, "top_k": top_k or self._settings["vocab_size"]}
