@@ -8,7 +8,7 @@ from shown import outputs_of, the_output_of
 
 from labkit.profiles import COURSE
 
-SHORT = "full fine-tuning of tiny-base as shipped reaches 72 to 74 %; the course asks for 95: its recipe must be mended"
+SHORT = "full fine-tuning of tiny-base reaches 83 to 90 % in 48 steps (93 in 120 at 1e-4), where the course asks for 95"
 
 
 @pytest.fixture(scope="module")

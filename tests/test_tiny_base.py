@@ -5,6 +5,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
 from labkit import models
 from labkit.profiles import COURSE
 
@@ -67,8 +71,6 @@ def test_text_survives_the_tokenizer_unchanged():
 
 
 def test_muon_steps_as_torchs_own_does_up_to_its_rounding():
-    import torch
-
     sys.path.insert(0, str(COURSE / "data" / "recipe"))
     import muon
 
@@ -104,3 +106,19 @@ def test_the_same_script_trains_a_very_small_one_and_its_loss_falls(tmp_path):
     _, further = train("further", "longer", "--start", str(tmp_path / "model"), "--steps", "10")
     assert further[0] < losses[0] - 0.4  # it begins with those weights, after one step
     assert models.load(tmp_path / "longer")[0].config.hidden_size == 96
+
+
+def test_the_mean_of_two_states_lies_between_them_and_other_shapes_are_refused(tmp_path):
+    sys.path.insert(0, str(COURSE / "data" / "recipe"))
+    import mean
+
+    for name, weights in (("a", torch.zeros(2, 3)), ("b", torch.ones(2, 3)), ("c", torch.ones(3, 2))):
+        (tmp_path / name).mkdir()
+        save_file({"w": weights.to(torch.bfloat16)}, tmp_path / name / "model.safetensors")
+    (tmp_path / "b" / "config.json").write_text("{}", encoding="utf-8")
+    mean.mean(tmp_path / "a", tmp_path / "b", 0.25, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    assert found.dtype == torch.bfloat16 and (found == 0.25).all() and (tmp_path / "out" / "config.json").is_file()
+    for wrong, share, said in (("c", 0.5, "different shapes"), ("b", 1.5, "--share is 1.5")):
+        with pytest.raises(SystemExit, match=said):
+            mean.mean(tmp_path / "a", tmp_path / wrong, share, tmp_path / "none")
