@@ -88,7 +88,7 @@ PROFILES = {
         full_learning_rate=1e-5,
         rank=16,
         max_length=1024,
-        memory=12,
+        memory=14,
         trial_steps=30,
         revision="7ae557604adf67be50417f59c2c2f167def9a775",
     ),

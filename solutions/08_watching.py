@@ -378,7 +378,7 @@ print(inspect.getsource(clinic.alpaca_row))
 # and the answers are poor when the model is asked as serving will ask it:
 
 # %%
-examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 9))
+examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 4))
 rows = clinic.rows_by(clinic.alpaca_row, examples)
 sick = finetune(rows, steps=36, batch_size=8, guard=False, out=runs("lab08-form"))
 said = {"sick": evaluation.generate(*sick.loaded, held["prompt"], max_new_tokens=12)}

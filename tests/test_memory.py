@@ -228,7 +228,7 @@ def test_the_trainer_can_be_watched_for_a_few_steps(tmp_path):
     assert watch.peak.bytes > watch.peak.start >= 4 * run.total + 8 * run.trainable
 
 
-WIDEST = {"length": 192, "counted": 128}  # of a batch of tickets: tokens a row, and of them in the loss
+WIDEST = {"length": 224, "counted": 160}  # of a batch of tickets: tokens a row, and of them in the loss
 
 
 def of_profile(name: str, **sizes) -> float:
@@ -245,7 +245,7 @@ def test_the_readme_has_the_memory_that_is_predicted_for_a_profile(name):
     tickets, longest = (cell.strip() for cell in line.split("|")[-3:-1])
     assert tickets == f"{of_profile(name, **WIDEST):.1f} GB"
     assert longest == f"{of_profile(name, length=PROFILES[name].max_length):.1f} GB"
-    assert "(192 tokens a row, 128 of them in the loss)" in text
+    assert "(224 tokens a row, 160 of them in the loss)" in text
     assert PROFILES[name].memory == math.ceil(of_profile(name, **WIDEST))
 
 
