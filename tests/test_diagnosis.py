@@ -147,7 +147,8 @@ def test_a_healthy_run_raises_no_alarm(task, how, tmp_path):
 
 
 def test_a_run_that_has_only_begun_is_told_so(tmp_path):
-    found = said(data.ticket_task("tone").train.shuffle(seed=1).select(range(300)), tmp_path, steps=15)
+    rows = data.ticket_task("tone").train.shuffle(seed=1).select(range(300))
+    found = said(rows, tmp_path, steps=15, learning_rate=3e-4)
     assert found.healthy and "after 60 rows that is too soon to tell" in found.evidence[0]
 
 
