@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import statistics
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import data, models, profiles
-from labkit.data.encode import collate, encode, encode_completion, pad_id
+from labkit.data.encode import blind_guess, collate, encode, pad_id
 from labkit.errors import LabError
 from labkit.training import Run, finetune
 
@@ -52,9 +50,8 @@ def watched() -> Dataset:
 
 
 def blind() -> float:
-    """Loss of a blind guess among the tones, in nats a token: the tokens after a label's first cost nothing more."""
-    tokenizer, labels = models.tokenizer(), data.LABELS["tone"]
-    return math.log(len(labels)) / statistics.mean(len(encode_completion(tokenizer, label)) for label in labels)
+    """The loss of a blind guess among the tones, in nats a counted token."""
+    return blind_guess(models.tokenizer(), data.LABELS["tone"])
 
 
 def treat(name: str, mend: dict, out: str | Path | None = None, **more) -> Run:

@@ -22,7 +22,7 @@ from pathlib import Path
 from labkit import stamps
 from labkit.blanks import learner_source, solved_source
 from labkit.errors import LabError
-from labkit.profiles import COURSE, python_path
+from labkit.profiles import COURSE, LIMITS, python_path
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "(A widget: run this cell to move it.)"
@@ -31,7 +31,7 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 
 
 # How the shipped outputs were made: no cell asks a hub, no training is cut short.
-OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", "LABKIT_STEPS": "", "LABKIT_TOKENS": ""}
+OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", **dict.fromkeys(LIMITS, "")}
 
 # Steps to which the tests cut trainings, and the labs that need others. Answers are empty in a learner's copy: a
 # training there only has to run, not to learn. Solved labs were run whole when they were built, and tests/ reads what
@@ -245,8 +245,7 @@ def real(chosen: list[str] | None = None, progress: bool = True, root: Path = CO
         for name in names(chosen, root):
             record = root / "data" / "measured" / f"{name}.json"
             before = record.read_bytes() if record.is_file() else None
-            settings = {"LABKIT_PROFILE": "small", "LABKIT_RECORD": str(record), "LABKIT_STEPS": "",
-                        "LABKIT_TOKENS": ""}
+            settings = {"LABKIT_PROFILE": "small", "LABKIT_RECORD": str(record), **dict.fromkeys(LIMITS, "")}
             finished = False
             try:
                 results.append(_execute(_both(name, root)[0], name, root / "solutions", step, **settings))

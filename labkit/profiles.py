@@ -94,6 +94,9 @@ PROFILES = {
     ),
 }
 
+# Read by `limited`: what a headless run trains and writes at most. Empty, or not there: no limit.
+LIMITS = ("LABKIT_STEPS", "LABKIT_TOKENS")
+
 _chosen: str | None = None
 
 

@@ -245,7 +245,7 @@ def test_the_readme_has_the_memory_that_is_predicted_for_a_profile(name):
     tickets, longest = (cell.strip() for cell in line.split("|")[-3:-1])
     assert tickets == f"{of_profile(name, **WIDEST):.1f} GB"
     assert longest == f"{of_profile(name, length=PROFILES[name].max_length):.1f} GB"
-    assert "(224 tokens a row, 160 of them in the loss)" in text
+    assert f"({WIDEST['length']} tokens a row, {WIDEST['counted']} of them in the loss)" in text
     assert PROFILES[name].memory == math.ceil(of_profile(name, **WIDEST))
 
 

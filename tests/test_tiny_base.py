@@ -115,10 +115,13 @@ def test_the_mean_of_two_states_lies_between_them_and_other_shapes_are_refused(t
     for name, weights in (("a", torch.zeros(2, 3)), ("b", torch.ones(2, 3)), ("c", torch.ones(3, 2))):
         (tmp_path / name).mkdir()
         save_file({"w": weights.to(torch.bfloat16)}, tmp_path / name / "model.safetensors")
-    (tmp_path / "b" / "config.json").write_text("{}", encoding="utf-8")
+    for name in ("config.json", "facts.json", "curve.jsonl"):
+        (tmp_path / "b" / name).write_text("{}", encoding="utf-8")
     mean.mean(tmp_path / "a", tmp_path / "b", 0.25, tmp_path / "out")
     found = load_file(tmp_path / "out" / "model.safetensors")["w"]
-    assert found.dtype == torch.bfloat16 and (found == 0.25).all() and (tmp_path / "out" / "config.json").is_file()
-    for wrong, share, said in (("c", 0.5, "different shapes"), ("b", 1.5, "--share is 1.5")):
+    assert found.dtype == torch.bfloat16 and (found == 0.25).all()
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json"}
+    for wrong, share, out, said in (("c", 0.5, "none", "different shapes"), ("b", 1.5, "none", "--share is 1.5"),
+                                    ("b", 0.5, "out", "there already")):
         with pytest.raises(SystemExit, match=said):
-            mean.mean(tmp_path / "a", tmp_path / wrong, share, tmp_path / "none")
+            mean.mean(tmp_path / "a", tmp_path / wrong, share, tmp_path / out)

@@ -522,7 +522,7 @@ class Maker:
     def _letter(self, line: Callable, other: Callable, group: str, named: bool) -> str:
         """One to three lines of a group among what else people write: what counts may stand anywhere in it.
 
-        Every second time only pieces of lines, so that what is learnt is the turn of phrase and not the line: of whole
+        Mostly (PIECES) of pieces of lines only, so that what is learnt is the turn of phrase and not the line: of whole
         lines this model soon knows 98 in 100 by heart, and of letters that say the same otherwise no more than 80.
         """
         if self._chance(PIECES):

@@ -15,7 +15,9 @@ WEIGHTS = "model.safetensors"
 
 
 def mean(a: Path, b: Path, share: float, out: Path) -> None:
-    """Write (1 - share) of A and share of B, in B's dtype, with all other files of B.
+    """Write (1 - share) of A and share of B, in B's dtype, with B's settings and tokenizer.
+
+    What is known of the run B, its facts and curve, is left out: it does not hold for the mean.
 
     Args:
         a, b: folders with a finished model each.
@@ -23,16 +25,19 @@ def mean(a: Path, b: Path, share: float, out: Path) -> None:
         out: a folder that is not there yet.
 
     Raises:
-        SystemExit: the two models have not the same weights by name and shape, or the share is none.
+        SystemExit: the two models have not the same weights by name and shape, the share lies outside 0 to 1, or the
+            folder is there.
     """
-    ours, theirs = load_file(a / WEIGHTS), load_file(b / WEIGHTS)
     if not 0 <= share <= 1:
         raise SystemExit(f"--share is {share}; give a number from 0 to 1")
+    if out.exists():
+        raise SystemExit(f"{out} is there already; give --out another folder")
+    ours, theirs = load_file(a / WEIGHTS), load_file(b / WEIGHTS)
     if {k: w.shape for k, w in ours.items()} != {k: w.shape for k, w in theirs.items()}:
         raise SystemExit(f"{a} and {b} hold models of different shapes; give two states of one model")
-    shutil.copytree(b, out)
+    shutil.copytree(b, out, ignore=shutil.ignore_patterns(WEIGHTS, "facts.json", "curve.jsonl"))
     mixed = {k: ((1 - share) * ours[k].float() + share * w.float()).to(w.dtype) for k, w in theirs.items()}
-    save_file({k: w.contiguous() for k, w in mixed.items()}, out / WEIGHTS, metadata={"format": "pt"})
+    save_file(mixed, out / WEIGHTS, metadata={"format": "pt"})
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def tokens_of(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokenizerFast:
-    """The tokenizer of a run: that of --start, or one learnt from 20,000 documents."""
+    """The tokenizer of a run: that of --start, or one learnt from the first DOCUMENTS."""
     if args.start:
         return PreTrainedTokenizerFast.from_pretrained(args.start)
     print("learning the tokenizer (about 25 s)", flush=True)
@@ -197,9 +197,10 @@ def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, f
         ("matters", corpus.MATTER_WORDS, maker._matter),
     ):
         result[name] = groups_known(model, reader.tokenizer, words, line)
-    for name, words in (("tones_of_letters", corpus.MOOD_WORDS), ("intents_of_letters", corpus.MATTER_WORDS)):
-        letters = reader.world.kept_back[name.split("s_")[0]]
-        result[name] = groups_known(model, reader.tokenizer, words, lambda g, of=letters: maker._pick(of[g]), 32)
+    for column, words in (("tone", corpus.MOOD_WORDS), ("intent", corpus.MATTER_WORDS)):
+        letters = reader.world.kept_back[column]
+        known = groups_known(model, reader.tokenizer, words, lambda g, of=letters: maker._pick(of[g]), 32)
+        result[f"{column}s_of_letters"] = known
     for field, question in (("code", "What is the code?"), ("town", "Which town?")):
         hits, asked = 0, 40
         for _ in range(asked):

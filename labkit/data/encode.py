@@ -5,6 +5,9 @@ Third step of the way of the data: `encode` makes rows of `input_ids` and `label
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit.data.read import quiet
@@ -216,6 +219,11 @@ def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
         raise LabError("the tokenizer has neither a start nor an end token", where="tokenizer",
                        todo="Set tokenizer.bos_token")
     return start
+
+
+def blind_guess(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> float:
+    """The loss, in nats a counted token, of whoever knows the form of the answer and guesses among the labels."""
+    return math.log(len(labels)) / statistics.mean(len(encode_completion(tokenizer, label)) for label in labels)
 
 
 def token_shares(rows: list[dict]) -> list[float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labkit import guards, models, profiles
-from labkit.data.encode import collate, encode_completion, pad_id
+from labkit.data.encode import blind_guess, collate, pad_id
 from labkit.errors import LabError
 from labkit.guards import Tripped
 
@@ -172,12 +172,11 @@ def _ends(losses: list[float]) -> tuple[list[float], list[float]]:
 
 
 def _blind(run) -> float | None:
-    """The loss of whoever knows the form of the answer and guesses among the labels; None where there are none."""
+    """The loss of a blind guess among the run's labels; None where it has none."""
     labels = run.settings.get("labels")
     if not labels or len(labels) < 2:
         return None
-    tokenizer = models.tokenizer(run.settings["model"])
-    return math.log(len(labels)) / statistics.mean(len(encode_completion(tokenizer, label)) for label in labels)
+    return blind_guess(models.tokenizer(run.settings["model"]), labels)
 
 
 def _learnt(run) -> tuple[bool, list[str]]:

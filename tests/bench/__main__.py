@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,10 +24,9 @@ COURSE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(COURSE), str(COURSE / "tests")]
 
 from bench import data, report  # noqa: E402
-from bench.options import Options  # noqa: E402
+from bench.options import Options, environment  # noqa: E402
 from bench.turns import Result, in_turn, profile  # noqa: E402
 from labkit.errors import LabError  # noqa: E402
-from labkit.profiles import python_path  # noqa: E402
 
 PARTS = ("train", "gpu", "generate", "score", "data", "start")
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # what every part but the GPU's is measured on, whatever else there is
@@ -89,8 +87,7 @@ def part(name: str, asked: argparse.Namespace, words: Sequence[str]) -> tuple[li
     into = asked.out / f"{name}.json"
     into.unlink(missing_ok=True)
     (asked.out / f"profile_{name}.txt").unlink(missing_ok=True)
-    env = {key: value for key, value in os.environ.items() if key != "LABKIT_STEPS"}
-    env |= {"PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **({} if name == "gpu" else ON_CPU)}
+    env = environment() | ({} if name == "gpu" else ON_CPU)
     done = subprocess.run([sys.executable, str(Path(__file__).parent), *words, "--part", name], env=env)
     found = json.loads(into.read_text(encoding="utf-8")) if into.is_file() else []
     into.unlink(missing_ok=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.turns import Job, absent
 from labkit import models
+from labkit.profiles import LIMITS, python_path
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class Options:
     gguf: Path | None = None
     steps: int | None = None
     whole: bool = False
+
+
+def environment() -> dict[str, str]:
+    """Of the processes: this checkout first, no network, nothing that shortens a training or an answer."""
+    kept = {name: value for name, value in os.environ.items() if name not in LIMITS}
+    return {**kept, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
 
 
 def missing(part: str, model: str) -> Job | None:

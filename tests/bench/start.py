@@ -7,7 +7,6 @@ learner's first cell brings: imports, loading, encoding, tripwires.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -18,12 +17,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench.options import Options
+from bench.options import Options, environment
 from bench.turns import Job, Way, refuse, top
 from labkit.errors import LabError
 from labkit.exercises.progress import EMPTY, now
 from labkit.exercises.registry import lab_modules, load_lab
-from labkit.profiles import COURSE, python_path
+from labkit.profiles import COURSE
 
 PART = "start"
 PATIENCE = 600  # seconds that a kernel has
@@ -58,12 +57,6 @@ arguments = TrainingArguments("trainer", max_steps=1, per_device_train_batch_siz
                               dataloader_pin_memory=False)
 Trainer(model=model, args=arguments, train_dataset=rows, data_collator=default_data_collator, callbacks=[Say]).train()
 """
-
-
-def environment() -> dict[str, str]:
-    """Of the processes: this checkout first, no network, nothing that shortens a training."""
-    kept = {name: value for name, value in os.environ.items() if name != "LABKIT_STEPS"}
-    return {**kept, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
 
 
 def process(code: str) -> dict[str, float]:
