@@ -100,7 +100,7 @@ def test_batches_by_hand_have_the_rows_of_the_trainer_over_several_epochs(base, 
 
 def test_patience_stops_where_the_loop_by_hand_stops_and_leaves_the_best_weights(base, handbook, tmp_path):
     learn, watched = handbook.select(range(8)), handbook.select(range(8, 22))
-    run = finetune(learn, watched, method="full", steps=30, batch_size=4, learning_rate=1e-2, evaluate_every=2,
+    run = finetune(learn, watched, method="full", steps=30, batch_size=4, learning_rate=5e-3, evaluate_every=2,
                    patience=2, bf16=False, out=tmp_path)
     looks = [point for point in run.curve if "validation_loss" in point]
     losses = [point["validation_loss"] for point in looks]
