@@ -442,9 +442,9 @@ for name, way in ways.items():
 table(*results)
 
 # %% [markdown]
-# The loss is the same: both are ways to compute the same gradient. Both pay in time: checkpointing runs about one more
-# forward pass, accumulation runs small parts one after the other. In `finetune` they are
-# `arguments={"activation_checkpointing": True, "gradient_accumulation_steps": 4}`.
+# The loss is the same: both are ways to compute the same gradient. Both pay in time, though one step of a tiny model is
+# too short to say how much: checkpointing runs about one more forward pass, accumulation runs small parts one after the
+# other. In `finetune` they are `arguments={"activation_checkpointing": True, "gradient_accumulation_steps": 4}`.
 #
 # ### The optimizer in 8 bits, in pages, and elsewhere
 # Adam's moments can be kept in 8 bits with a scale for each 256, by the same trick as above
@@ -524,8 +524,8 @@ table(*rows, caption=f"{len(held)} tickets of {len(set(families))} families, {tr
 
 # %% [markdown]
 # Read the intervals first: where they overlap, this table does not show which is better; lab 07 compares row by row.
-# `weights` is base and adapter together. Seconds are for this machine: bringing weights back to floats costs time at
-# every step (compare LoRA and QLoRA), which a GPU may win back by fitting more rows.
+# `weights` is base and adapter together. Seconds are for this machine: bringing weights back to floats is work at every
+# step. Do LoRA and QLoRA show it here, or is it lost in the rest? A GPU may win it back by fitting more rows.
 
 # %%
 dots = [(name, s.value, s.low, s.high) for name, s in scores.items()]
@@ -566,8 +566,9 @@ check("merge_quantised", merge_quantised)
 
 # %% [markdown]
 # The three ways: dequantise and merge in full precision; merge into the *original* fp32 weights, which look cleaner;
-# merge and round to 4 bits again. The run is the one from above, or is trained now. **Predict** which of the three
-# answers as the model that you trained.
+# merge and round to 4 bits again. The run is the one from above, or is trained now; only every third ticket is asked,
+# so its accuracy differs a little from the one above. **Predict** which of the three answers as the model that you
+# trained.
 
 # %%
 task = data.ticket_task("intent")

@@ -191,7 +191,7 @@ plots.show(figure, alt="; ".join(f"{t.kind}: {t.parameters:,} parameters, accura
 # learning rates (`relatives.RATES`), more steps may change the order, and prompt tuning is known to catch up on large
 # models only. Where rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha
 # (lab 03). PiSSA starts on the largest directions of W, not at zero, which is meant to make the first steps count for
-# more. The parameters and the bytes are certain.
+# more: see whether these few steps show that. The parameters and the bytes are certain.
 #
 # ## Four adapters over one base
 # From here on it is LoRA, which can be mixed, merged and batched. Each of the four tasks gets an adapter of its own,
@@ -230,7 +230,8 @@ for name in (None, "summary"):
         print(f"{name or 'base'}:", evaluation.generate(model, tokenizer, [letter["prompt"]], 40)[0])
 
 # %% [markdown]
-# Compare it with the summary that is wanted, in the first table of the lab: is the form right? Is what it says true?
+# What the base says is its habit (lab 03). Compare the adapter's answer with the summary that is wanted, in the first
+# table of the lab: is the form right? Is what it says true?
 #
 # Does each adapter own its task? Every adapter gets every task, and so does the base. Tone is scored by accuracy,
 # entities by F1 over the fields of the JSON (a missing one costs, and so does a wrong one), summary and reply by
@@ -271,8 +272,10 @@ plots.show(plots.heat(values, list(grid), columns, title, "task and its metric (
            alt="; ".join(f"{name} on {task}: {e.main}" for name, row in grid.items() for task, e in row.items()))
 
 # %% [markdown]
-# A high ROUGE-L says that the words are like those wanted. A colleague asks other things: does the JSON parse, is the
-# order number right to the digit, do summary and reply name the right product and the right team (its *intent*)?
+# A high ROUGE-L says that the words are like those wanted. JSON is no summary, but it has the product, the order and
+# the date in common with one: see what the entities adapter earns for that. A colleague asks other things: does the
+# JSON parse, is the order number right to the digit, do summary and reply name the right product and the right team
+# (its *intent*)?
 
 # %%
 found = {s.metric: s for s in grid["entities"]["entities"].metrics.values()}
@@ -503,7 +506,8 @@ for name in bank.names:
 table(*rows, caption=f"{len(held['summary'])} letters of as many families; weights 1 and 1")
 
 # %% [markdown]
-# Compare each mix with the two single adapters in the first two rows: does one keep both tasks? Where `cat` loses
+# Compare each mix with the two single adapters in the first two rows: does one keep both tasks? Mind that JSON earns a
+# good part of the ROUGE-L of a summary, so only a mix above that writes summaries. Where `cat` loses
 # something, its arithmetic is not at fault, since it is exact: two adapters that were trained apart never agreed on
 # which directions to use. A mix gives you one adapter in place of two, without a step of training. What it loses stands
 # in the table, and the intervals say which losses are real.
@@ -627,9 +631,9 @@ for name in (None, "entities"):
 table(*rows)
 
 # %% [markdown]
-# With the grammar, all answers parse. What stands between the quotes is still the model's own, and the base has never
-# learnt which words of a letter belong in which field, nor to write only what stands in the letter. Now the same for
-# labels; an answer outside the six counts as wrong.
+# With the grammar, all answers parse. What stands between the quotes is still the model's own. The base has never
+# learnt these fields: look at the names that it gives them when it is free, and at what it puts into ours. Now the same
+# for labels; an answer outside the six counts as wrong.
 
 # %%
 asked, labels, rows = inbox.held("tone", every=2), data.LABELS["tone"], []

@@ -426,10 +426,10 @@ table(*({"": name, f"F1 of {rare}": str(evaluation.class_f1(held["label"], s, ra
 # %% [markdown]
 # `gain` is how many points F1 lies above that of plain cross-entropy; its interval compares the two on the same
 # letters. Where that lies above 0, the remedy lifts the rare class, with this seed and on this test; where it holds 0,
-# that is not shown. A remedy may cost elsewhere what it gives here, so look at macro-F1 too, the mean of all classes'
-# F1. Focal loss knows nothing of classes: it counts less what is easy, and that helps a rare class only if its letters
-# are among the hard ones. It can take the same weights (`focal(..., weights=...)`).
-
+# that is not shown. An interval without width, 0 to 0, is no certainty: the class was never answered rightly, and there
+# is nothing to draw from. A remedy may cost elsewhere what it gives here, so look at macro-F1 too, the mean of all
+# classes' F1. Focal loss knows nothing of classes: it counts less what is easy, and that can help a rare class only if
+# its letters are among the hard ones, and need not even then. It can take the same weights (`focal(..., weights=...)`).
 # %%
 from labkit import measured
 

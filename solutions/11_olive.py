@@ -156,8 +156,9 @@ table(rows=len(rows), pieces=len(pieces), tokens=sum(map(len, rows)), of_an_answ
       share=f"{counted / sum(map(len, rows)):.1%}")
 
 # %% [markdown]
-# Most of what that training learnt is how tickets sound. That is what you want for domain adaptation, and not for a
-# classifier. The command has no option to mask the prompt; the workflow file behind it can do that.
+# Most of that loss is about how tickets sound. That is what you want for domain adaptation; for a classifier you would
+# rather count the answers alone. The scores further down show whether it matters here. The command has no option to
+# mask the prompt; the workflow file behind it can do that.
 #
 # ## Behind every command is a workflow file
 # `--dry_run` runs nothing and writes down what would be run. Read three parts of it: where the rows come from, what is
@@ -226,7 +227,8 @@ print(f"points between labkit and olive finetune: {100 * (first.value - third.va
 # %% [markdown]
 # The first two are one training under two names: the same rows in the same order, the same start, the same schedule,
 # and transformers' Trainer behind both. The third has other rows (pieces of the joined text), another loss (all
-# tokens), another schedule (a constant rate), dropout and fewer steps. It is not the tool that makes the
+# tokens), another schedule (a constant rate), dropout, smaller batches and fewer steps. Where the intervals overlap,
+# the tickets do not tell them apart, whichever is ahead; where they do not, it is not the tool that makes the
 # difference, it is what the tool was told.
 #
 # The next cell notes these figures; at the end they stand beside those of a real model, if any were recorded.
@@ -363,8 +365,9 @@ olive.trials(desk.path("searched/footprint.json"))
 
 # %% [markdown]
 # The search does not say which of the four adapters it leaves in the folder: train the winner again. So short a trial
-# can tell a rate that is far too low from a better one. One trial each decides nothing between ranks; lab 09 measures
-# how much of such a difference is luck. Alpha is 16 in all four, so a higher rank has a smaller scale (lab 03). Olive
+# can tell a rate that is far off from a better one, and no more: a few tickets more or less, or which rate would be
+# ahead after more steps, it cannot tell. One trial each decides nothing between ranks; lab 09 measures how much of such
+# a difference is luck. Alpha is 16 in all four, so a higher rank has a smaller scale (lab 03). Olive
 # also has the sampler `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when
 # we tried it (0.13), and never ended. Beyond a small grid, take Optuna itself (lab 09).
 #

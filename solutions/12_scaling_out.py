@@ -324,7 +324,8 @@ print(f"At its best: fp32 {fp32.peak / 1e9:.3g} GFLOP/s, bf16 {bf16.peak / 1e9:.
 # Data parallel keeps the whole model everywhere. *ZeRO*, and after it *FSDP*, split what they can: each of p processes
 # keeps 1/p of it. ZeRO's stage 1 splits the optimizer's moments, 2 the gradients too, 3 the weights too, as FSDP does;
 # a process then fetches the rest of a layer for as long as it is needed. Below, full fine-tuning of a model of 8
-# billion parameters, with weights, gradients and moments in bf16, and a row of 1,024 tokens on each GPU:
+# billion parameters, with weights, gradients and moments in bf16 (16, 16 and 32 GB), as much again as the gradients for
+# what the optimizer works in, and a row of 1,024 tokens on each GPU:
 
 # %%
 from labkit import models, scaling

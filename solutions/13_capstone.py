@@ -187,7 +187,7 @@ print(project.evaluation())
 check("project_evaluation", project)
 
 # %% [markdown]
-# Compare with your prediction: *tuned* minus *similar words*, in points (the tables of steps five and eight have the
+# Compare with your prediction: *tuned* minus *similar words*, in points (the tables of steps four and seven have the
 # decimals), beside everything that costs nothing, on the same rows.
 
 # %%
