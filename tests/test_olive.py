@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from labkit import LabError, data, models, olive
 from labkit.export.adopt import adopt
 from labkit.olive import parsing, workflow
-from labkit.olive.command import reason, tidy
+from labkit.olive.command import reason, tidy, without_warnings
 from labkit.profiles import COURSE
 from labkit.scratch import onnx_inputs
 
@@ -198,6 +198,12 @@ def test_a_log_is_told_without_bars_colours_and_places_of_the_machine(tmp_path):
     assert reason(text) == "ValueError: too bad"
     assert reason("usage: olive\nolive: error: argument -d: expected one argument") == (
         "argument -d: expected one argument")
+
+
+def test_a_folded_log_leaves_out_each_warning_with_the_line_that_it_quotes():
+    log = "a.py:3: FutureWarning: soon gone\n  old(1)\nb.py:9: UserWarning: odd\n  warnings.warn(\n  kept: 3\n  done"
+    assert without_warnings(log) == ("  kept: 3\n  done", 2)
+    assert without_warnings("fine\n  done") == ("fine\n  done", 0)
 
 
 def test_an_adapter_file_is_read_as_it_was_written_and_a_damaged_one_is_told(tmp_path):

@@ -228,6 +228,14 @@ def test_a_study_that_is_gone_on_with_equals_one_that_was_never_stopped(task, tm
     assert len(small(task, tmp_path / "parts.log", 4, first=[first], told=told.append).trials) == 4 and not told
 
 
+def test_labkit_trials_caps_a_study_from_outside(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_TRIALS", "1")
+    assert len(small(task, tmp_path / "study.log", 3).trials) == 1
+    monkeypatch.setenv("LABKIT_TRIALS", "few")
+    with pytest.raises(LabError, match="^LABKIT_TRIALS: 'few' is no number of trials"):
+        small(task, tmp_path / "study.log", 3)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"strategy": "tpe"}, {"pruning": "median"}])
 def test_a_file_that_holds_another_study_is_refused(change, task, tmp_path):
     small(task, tmp_path / "s.log", 0)

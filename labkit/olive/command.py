@@ -95,7 +95,8 @@ class Done:
         rows = "".join(f'<tr><td style="text-align:left">{html.escape(name)}</td><td>{size:,}</td></tr>'
                        for name, size in self._largest().items())
         log, warned = without_warnings(self.log.read_text(encoding="utf-8"))
-        title = f"the log, without {warned} warnings of libraries" if warned else "the whole log"
+        warnings = "1 warning" if warned == 1 else f"{warned} warnings"
+        title = f"the log, without {warnings} of libraries" if warned else "the whole log"
         more = "".join(f"<div>{html.escape(line.strip())}</div>" for line in [*self._more(), *self.said])
         return (f"<div class='{VERBATIM}'><b>{html.escape(self.head)}</b><table><thead><tr>"
                 f"<th style='text-align:left'>file</th><th>bytes</th></tr></thead><tbody>{rows}</tbody>"
@@ -264,12 +265,13 @@ def tidy(text: str, folder: Path) -> str:
 
 def without_warnings(log: str) -> tuple[str, int]:
     """A log without the lines in which Python warns (and the code that each quotes), and how many there were."""
-    kept, warned = [], 0
+    kept, warned, before = [], 0, ""
     for line in log.split("\n"):
         if "Warning:" in line:
             warned += 1
-        elif not line.startswith("  warnings.warn("):
+        elif not ("Warning:" in before and line.startswith("  ")):  # what Python quotes below a warning
             kept.append(line)
+        before = line
     return "\n".join(kept), warned
 
 

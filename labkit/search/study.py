@@ -17,6 +17,7 @@ from labkit import data, evaluation, models
 from labkit.errors import LabError
 from labkit.evaluation import Score
 from labkit.guards import Tripped
+from labkit.profiles import limited
 from labkit.search.space import PRUNING, STRATEGIES, TRIALS, Space, checked, described, setting_of
 from labkit.search.store import Store, hushed, import_optuna, me
 from labkit.search.trials import LOOKS, Bench
@@ -137,9 +138,10 @@ class Study:
         A trial whose worker is gone is done again with its settings; one that this process breaks off, too.
 
         Args:
-            trials: how many the study is to have in all.
+            trials: how many the study is to have in all. LABKIT_TRIALS caps it from outside.
             told: called with each trial that ends here.
         """
+        trials = limited(trials, "LABKIT_TRIALS", "trials")
         while (trial := self._next(trials)) is not None:
             if isinstance(trial, str):  # others are at it; one of them may fail
                 time.sleep(WAIT)
