@@ -37,8 +37,10 @@ OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", **dict.fromkeys(LIMI
 # training there only has to run, not to learn. Solved labs were run whole when they were built, and tests/ reads what
 # they printed; there the code has to run, and the cells marked reproducible have to print the same, none of which
 # depends on a training. The first lab trains in full. A model that has hardly been trained does not know where to stop,
-# so a learner's copy lets it write a few tokens only. A search of a few trials runs all of its code.
-SHORT, TOKENS, TRIALS = {"notebooks": "3", "solutions": "12"}, "16", "6"
+# so a learner's copy lets it write a few tokens only, and scores it on a few rows. A search of a few trials runs all of
+# its code.
+SHORT, TRIALS = {"notebooks": "3", "solutions": "12"}, "6"
+LEARNER = {"LABKIT_TOKENS": "16", "LABKIT_ROWS": "96"}
 NEED = {
     ("notebooks", "02"): "8",  # its early stopping has something to stop after so many
     ("solutions", "03"): "",
@@ -76,8 +78,7 @@ def kernel_environment(scratch: Path, **settings: str) -> dict[str, str]:
 def offline(name: str, folder: str = "notebooks") -> dict[str, str]:
     """Settings for running a lab's notebook as the tests do: `tiny`, no hub, its trainings cut short."""
     steps = NEED.get((folder, name[:2]), SHORT[folder])
-    tokens = {"LABKIT_TOKENS": TOKENS} if folder == "notebooks" else {}
-    return OFFLINE | {"LABKIT_STEPS": steps, "LABKIT_TRIALS": TRIALS} | tokens
+    return OFFLINE | {"LABKIT_STEPS": steps, "LABKIT_TRIALS": TRIALS} | (LEARNER if folder == "notebooks" else {})
 
 
 def names(chosen: list[str] | None = None, root: Path = COURSE) -> list[str]:

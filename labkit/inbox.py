@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labkit import data, evaluation, models
 from labkit.adapters import Bank
 from labkit.errors import LabError
-from labkit.profiles import current, runs
+from labkit.profiles import current, limited, runs
 from labkit.training import Run, finetune
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def bank(tasks: Sequence[str] = TASKS) -> tuple[Bank, PreTrainedTokenizerBase]:
 def tickets(every: int = 1) -> Dataset:
     """One test ticket of each family, or of every n-th family: tickets of one family say the same thing again.
 
-    A slow model gets fewer of them (`Profile.test_every`).
+    A slow model gets fewer of them (`Profile.test_every`), and so does a run under LABKIT_ROWS.
     """
     found = data.read("tickets/test")
     firsts = list({family: i for i, family in reversed(list(enumerate(found["family"])))}.values())
-    return found.select(sorted(firsts)[:: every * current().test_every])
+    rows = found.select(sorted(firsts)[:: every * current().test_every])
+    return data.spread(rows, limited(len(rows), "LABKIT_ROWS", "rows"))
 
 
 def held(task: str, every: int = 1) -> Dataset:

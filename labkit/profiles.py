@@ -94,8 +94,8 @@ PROFILES = {
     ),
 }
 
-# Read by `limited`: what a headless run trains, writes and tries at most. Empty, or not there: no limit.
-LIMITS = ("LABKIT_STEPS", "LABKIT_TOKENS", "LABKIT_TRIALS")
+# Read by `limited`: what a headless run trains, writes, tries and scores at most. Empty, or not there: no limit.
+LIMITS = ("LABKIT_STEPS", "LABKIT_TOKENS", "LABKIT_TRIALS", "LABKIT_ROWS")
 
 _chosen: str | None = None
 
@@ -133,7 +133,7 @@ def runs(name: str) -> Path:
 
 
 def limited(number: int, variable: str, things: str) -> int:
-    """A number of steps, tokens or trials, or what this environment variable allows where it is less (headless runs).
+    """A number of steps, tokens, trials or rows, or what this environment variable allows where it is less (headless runs).
 
     Raises:
         LabError: the variable holds no whole number from 1 on.

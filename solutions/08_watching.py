@@ -211,7 +211,7 @@ check("mend_overfitting", mended)
 # %%
 from labkit import data, evaluation, measured
 
-held = data.ticket_task("tone").test.select(range(0, 288, 4))
+held = data.spread(data.ticket_task("tone").test, 72)
 scores = {}
 for name, cure in {"sick": {}, "mended": clinic.MENDED["overfitting"]}.items():
     run = clinic.treat("overfitting", cure, out=runs(f"lab08-{name}"))
@@ -378,7 +378,7 @@ print(inspect.getsource(clinic.alpaca_row))
 # and the answers are poor when the model is asked as serving will ask it:
 
 # %%
-examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 4))
+examples, held = clinic.rows_of(400), data.spread(data.ticket_task("tone").validation, 72)
 rows = clinic.rows_by(clinic.alpaca_row, examples)
 sick = finetune(rows, steps=36, batch_size=8, guard=False, out=runs("lab08-form"))
 said = {"sick": evaluation.generate(*sick.loaded, held["prompt"], max_new_tokens=12)}

@@ -525,7 +525,7 @@ from labkit.tables import table
 base, tokenizer = models.load()
 rows = []
 for name, folder in (("tone", "masked"), ("summary", "summary"), ("base", None)):
-    held = data.ticket_task("tone" if name == "base" else name).test.select(range(0, 120, 10))
+    held = data.spread(data.ticket_task("tone" if name == "base" else name).test, 12)
     torch_model = adapters.load(models.load()[0], desk.path(f"{folder}/adapter")) if folder else base
     wanted = evaluation.generate(torch_model, tokenizer, held["prompt"], max_new_tokens=24)
     said = model.generate(list(held["prompt"]), 24, adapter=name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit import data, profiles, runs
+from labkit import data, inbox, profiles, runs
 from labkit.errors import LabError
 from labkit.search import quick_trial
 
@@ -22,6 +22,17 @@ def test_a_slow_profile_is_scored_on_fewer_rows_and_an_unknown_task_is_named():
     assert few == -(-whole // 3)
     with pytest.raises(LabError, match="tones"):
         data.ticket_task("tones")
+
+
+def test_labkit_rows_caps_what_is_scored_evenly_over_all_families(monkeypatch):
+    whole = data.ticket_task("tone", "tiny")
+    monkeypatch.setenv("LABKIT_ROWS", "96")
+    few = data.ticket_task("tone", "tiny")
+    assert few.test["id"] == whole.test["id"][::6] and few.validation["id"] == whole.validation["id"][::3]
+    assert few.train["id"] == whole.train["id"] and len(inbox.tickets()) == 96
+    monkeypatch.setenv("LABKIT_ROWS", "all")
+    with pytest.raises(LabError, match="^LABKIT_ROWS: 'all' is no number of rows"):
+        data.ticket_task("tone", "tiny")
 
 
 def test_a_trial_learns_and_is_scored_on_validation_rows():

@@ -59,19 +59,25 @@ def split(
                        todo="Add rows" + (" or split without the group" if by else ""))
     labels = _column(dataset, stratify) if stratify else [""] * dataset.num_rows
     counts = [Counter(labels[row] for row in bundle) for bundle in bundles]
-    spread = Counter(label for count in counts for label in count)
-    if stratify and (label := min(spread, key=lambda name: (spread[name], name))) and spread[label] < 3:
-        raise LabError(f"the {stratify} {label!r} is in {spread[label]} {'groups' if by else 'different prompts'}",
+    bearers = Counter(label for count in counts for label in count)
+    if stratify and (label := min(bearers, key=lambda name: (bearers[name], name))) and bearers[label] < 3:
+        raise LabError(f"the {stratify} {label!r} is in {bearers[label]} {'groups' if by else 'different prompts'}",
                        expected="at least 3, one a split", todo="Add rows of it, or leave it out")
 
     shuffled = random.Random(seed).sample(range(len(bundles)), len(bundles))
-    order = sorted(shuffled, key=lambda i: (-len(bundles[i]), min(spread[label] for label in counts[i])))
+    order = sorted(shuffled, key=lambda i: (-len(bundles[i]), min(bearers[label] for label in counts[i])))
     home = _deal([len(bundles[i]) for i in order], [counts[i] for i in order], shares)
     parts: list[list[int]] = [[], [], []]
     for index, part in zip(order, home, strict=True):
         parts[part].extend(bundles[index])
     with quiet():
         return {name: dataset.select(sorted(rows)) for name, rows in zip(NAMES, parts, strict=True)}
+
+
+def spread(dataset: Dataset, most: int) -> Dataset:
+    """At most so many rows, evenly over all of them, so that a group whose rows stand together is there if it can be."""
+    n = len(dataset)
+    return dataset.select([i * n // most for i in range(most)]) if n > most else dataset
 
 
 def label_shares(splits: Mapping[str, Dataset], column: str) -> list[dict[str, str | float]]:

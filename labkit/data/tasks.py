@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labkit.data.read import read
+from labkit.data.split import spread
 from labkit.data.template import LABELS, PROMPTS, ticket_examples
 from labkit.errors import LabError
-from labkit.profiles import named
+from labkit.profiles import limited, named
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,6 +40,7 @@ def ticket_task(name: str, profile: str | None = None) -> Task:
     Args:
         name: "tone", "intent", "entities", "summary" or "reply".
         profile: None is the current one; a slow model is scored on every n-th row (`Profile.test_every`).
+            LABKIT_ROWS caps the rows of validation and test from outside.
 
     Raises:
         LabError: there is no such task.
@@ -46,7 +48,8 @@ def ticket_task(name: str, profile: str | None = None) -> Task:
     every = named(profile).test_every
     splits = {split: ticket_examples(read(f"tickets/{split}"), name) for split in ("train", "validation", "test")}
     for split in ("validation", "test"):
-        splits[split] = splits[split].select(range(0, len(splits[split]), every))
+        rows = splits[split].select(range(0, len(splits[split]), every))
+        splits[split] = spread(rows, limited(len(rows), "LABKIT_ROWS", "rows"))
     return Task(name, PROMPTS[name], LABELS.get(name, ()), **splits)
 
 

@@ -132,7 +132,7 @@ class Bench:
     @cached_property
     def _looked_at(self) -> tuple[Dataset, Dataset]:
         """Validation rows for the first looks, and for the last."""
-        few, many = (self.ready(_spread(self.task.validation, n)) for n in (FEW, MANY))
+        few, many = (self.ready(data.spread(self.task.validation, n)) for n in (FEW, MANY))
         return few, many
 
     def ready(self, examples: Dataset) -> Dataset:
@@ -212,11 +212,6 @@ class Bench:
         last = [point["loss"] for point in run.curve if "loss" in point][-3:]
         return Trial(setting, run.trainable, run.share, sum(last) / len(last), seen[-1], time.monotonic() - began,
                      run.curve)
-
-
-def _spread(rows: Dataset, most: int) -> Dataset:
-    """At most so many rows, evenly over all of them, so that every family that can be there is there."""
-    return rows.select([i * len(rows) // most for i in range(most)]) if len(rows) > most else rows
 
 
 def _looks(steps: int, look: Callable[[int, PreTrainedModel], None]):
