@@ -29,7 +29,7 @@ prediction = ...  # a number between 0 and 100
 # %% [markdown]
 # ## One reader for every format
 # Files come as JSON, JSONL, CSV, TSV or Parquet. `data.read` gives the same records from each, with the line that a
-# record stood in, so that whatever is said about it later can be found again.
+# record stood in (in JSON and Parquet its number), so that whatever is said about it later can be found again.
 
 # %%
 import contextlib
@@ -53,7 +53,7 @@ table(*({"file": file.name, "rows": len(data.read(file)), "second text": data.re
 
 # %% [markdown]
 # It refuses what it would have to guess. Windows-1252 and UTF-8 write ü as other bytes, and a reader that picks one in
-# silence is how half of all broken letters come about:
+# silence is how broken letters come about:
 
 # %%
 (folder / "old.csv").write_bytes(rows.to_csv(index=False).encode("cp1252"))
@@ -171,10 +171,10 @@ def mask_emails(text):
 check("mask_emails", mask_emails)
 
 # %% [markdown]
-# `data.inspect` looks for all of this and more: by MinHash for near duplicates (your Jaccard, estimated without
-# comparing every pair), by ftfy for broken letters. What only the shop knows it is told: the six labels, the names of
-# its customers, the most tokens that a row may have, all from `key.json`. It changes nothing. **Predict** which of its
-# findings is the largest.
+# `data.inspect` looks for all of this and more: for near duplicates by MinHash (it finds likely pairs without comparing
+# every text with every other; your Jaccard is then counted on those), by ftfy for broken letters. What only the shop
+# knows it is told: the six labels, the names of its customers, the most tokens that a row may have, all from
+# `key.json`. It changes nothing. **Predict** which of its findings is the largest.
 
 # %%
 import json
@@ -294,8 +294,8 @@ print(data.render(tokenizer, task.train[0]["prompt"]))
 # many: the model still answers, worse, and nothing says why. Hence one function, `render`, for training and serving.
 #
 # ## Which tokens count
-# The loss is taken over labels, and a label of -100 is left out. Only the answer and its end may count: else the model
-# spends its few steps on learning to write letters.
+# Here labels are token ids, one for each token of the row; where a label is -100, the loss leaves the token out. Only
+# the answer and its end may count: else the model spends its few steps on learning to write letters.
 #
 # ### Exercise 1.6 · which tokens count · difficulty 1 · 5 minutes
 # Give `(input_ids, labels)` for one row: prompt, answer and end, with the prompt masked.
@@ -408,7 +408,7 @@ table(*({"rows": name, **cost(rows)} for name, rows in spoilt.items()))
 # The lowest loss is not the best model: a loss says how well the *counted* tokens are guessed, and three of the four
 # count others than the sound rows do. Where two brackets overlap, so few tickets do not say which mistake is the worse.
 # Look at the row whose end is masked: if it is right about as often as the sound one, its mistake costs nothing
-# *today*, since tiny-base learnt to stop long before. A model that has not would go on and on.
+# *today*, since the base learnt to stop long before. A model that has not would go on and on.
 #
 # Now the same rows with the tripwires on, as `finetune` has them unless you turn them off:
 
@@ -453,7 +453,7 @@ check("split_by_group", split_by_group)
 
 # %% [markdown]
 # `data.split` does it for three parts (`by`), 80/10/10 unless you say otherwise, and can keep the share of every label
-# alike (`stratify`). Four ways to cut the letters of a shop that is new: 656 letters of 164 families. **Predict** in
+# alike (`stratify`). Four ways to cut the letters of a shop that is new: 1,116 letters of 279 families. **Predict** in
 # which of them families stand on both sides, and in which the shares differ most.
 
 # %%
@@ -475,8 +475,9 @@ table(*compared, caption="train against test: the largest difference of a label'
 
 # %% [markdown]
 # Stratifying mends the shares and leaves families torn apart; grouping does the reverse, since a family has one label
-# and moves as a whole. Both at once keeps families together and brings the shares as near as that allows: in a test
-# part of 64 letters, about four to a family, one family more or less is a large step. The shares of "both", by label:
+# and moves as a whole. Both at once keeps families together and brings the shares nearer than grouping alone, but not
+# as near as stratifying alone: in a test part of 112 letters, four to a family, one family more or less is a large
+# step. The shares of "both", by label:
 
 # %%
 by_family = cuts["both"]
@@ -485,7 +486,8 @@ table(*({name: f"{share:.1%}" if name != "label" else share for name, share in r
 
 # %% [markdown]
 # **Predict**: the same rows, split at random (stratified). Do the test scores rise or fall, and by how much? Each model
-# is scored on its own test part: a bag of words, and tiny-base with a LoRA adapter (a small trained addition, lab 03).
+# is scored on its own test part: a bag of words (a linear classifier that sees which words and pairs of words occur),
+# and the base model with a LoRA adapter (a small trained addition, lab 03).
 
 # %%
 from labkit import evaluation
@@ -566,8 +568,8 @@ for name, more in made.items():
     alarms[name] = said.count("fear") - round(sum(hits[name]))
 
 # %% [markdown]
-# All were asked about the same tickets, so compare them ticket by ticket: the mean of the *differences* has a narrower
-# interval than two means beside each other. A gain is one whose interval lies above 0.
+# All were asked about the same tickets, so compare them ticket by ticket: the mean of the *differences* has as a rule a
+# narrower interval than two means beside each other. A gain is one whose interval lies above 0.
 
 # %%
 def gain(name, over):
@@ -652,8 +654,9 @@ def first_fit(lengths, room):
 check("first_fit", first_fit)
 
 # %% [markdown]
-# `labkit.data.encode.pack` does this to real rows. Its packs carry positions that begin at 0 with each row, and a mask
-# by which no row sees its neighbours. **Predict** the share of real tokens before and after.
+# `labkit.data.encode.pack` does this to real rows. Its packs carry positions that begin at 0 with each row; from these
+# `collate_packed` makes a mask by which no row sees its neighbours. **Predict** the share of real tokens before and
+# after.
 
 # %%
 from labkit import data, models
@@ -692,7 +695,7 @@ def once(rows, collator, size):
 table({"": "padded", **once(rows, collate, 16)}, {"": "packed", **once(packs, collate_packed, 2)})
 
 # %% [markdown]
-# The same loss, to all digits shown. Nearly all tokens that are computed for nothing are gone; whether that is felt in
+# The same loss, up to rounding. Nearly all tokens that are computed for nothing are gone; whether that is felt in
 # time depends on how uneven the rows are, and on what a long pack costs in attention, which grows with its length
 # squared. On short, even rows like these on a CPU packing may well be the slower one: measure it on your own rows.
 #

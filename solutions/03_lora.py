@@ -27,7 +27,7 @@ print(train[9]["text"], "\n\ntone:", train[9]["tone"])
 # Three verbs are yours all through the course. `check("name", answer)` says what is wrong with your very answer,
 # `hint("name")` helps a little more at each call, `solution("name")` shows how we did it.
 #
-# Each section below loads what it needs, so after a break you can start again at any heading.
+# Each section below loads what it needs, so after a break you can start again at any of them.
 #
 # ## Two small matrices instead of one big one
 # Full fine-tuning changes all of W. LoRA leaves W alone and learns a detour beside it,
@@ -128,8 +128,8 @@ check("lora_linear", LoRALinear)
 
 # %% [markdown]
 # ## The same from the library that the field uses
-# `peft` puts such a detour beside every linear layer of a model. This is one layer after it has done so: find W, A
-# and B in what it prints.
+# `peft` puts such a detour beside every linear layer of a model, the output head left out. This is one layer after it
+# has done so: find W, A and B in what it prints.
 
 # %%
 from labkit import adapters, check, current, models
@@ -158,7 +158,7 @@ with torch.no_grad():
 print(f"largest difference {gap:.1e}; below 1e-5: {gap < 1e-5}")
 
 # %% [markdown]
-# Far below 1e-5, which is rounding (in the solved notebook it is 0: equal to the last digit). From here on the library
+# A gap below 1e-5 is rounding (in the solved notebook it is 0: equal to the last digit). From here on the library
 # does it. Now the whole model. The last figure is the share that training will change, and the share that you will
 # have to save:
 
@@ -169,7 +169,7 @@ table(model=current().model.split("/")[-1], all=counts.total, trainable=counts.t
 
 # %% [markdown]
 # ### Exercise 3.4 · the largest rank that a budget allows · difficulty 2 · 8 minutes
-# You may train at most `share` of `total` parameters. `shapes` lists (d_out, d_in) of every matrix that gets a
+# You may train at most `share` (0 to 1) of `total` parameters. `shapes` lists (d_out, d_in) of every matrix that gets a
 # detour. Give the largest whole r that keeps within the budget.
 
 # %%
@@ -185,7 +185,7 @@ check("rank_for_budget", rank_for_budget)
 # %% [markdown]
 # ## Fine-tuning has to earn its place
 # The model is asked in the form below, and the test tickets are of *families* (one letter with other names and
-# numbers in it) of which training has seen none. The base has met the idioms of these letters in other texts, as a
+# numbers in it) of which training has seen none. tiny-base has met the idioms of these letters in other texts, as a
 # large model has met nearly all idioms (`data/tiny-base/README.md` says where); what it has to learn here is the task.
 
 # %%
@@ -197,8 +197,9 @@ held, families = task.test, evaluation.groups_of(task.test)
 print(held[0]["prompt"], "\n->", held[0]["completion"])
 
 # %% [markdown]
-# Three answers cost nothing: the commonest class, a bag of words that learns from the same rows, and the base model,
-# asked to pick among the six labels. **Predict** the three figures; one in six is 17 %.
+# Three answers cost next to nothing: the commonest class, a bag of words (a linear classifier that sees which words and
+# pairs of words occur) that learns from the same rows, and the base model, asked to pick among the six labels.
+# **Predict** the three figures; one in six is 17 %.
 
 # %%
 guesses = {
@@ -213,10 +214,11 @@ table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
 # %% [markdown]
 # The bracket is the 95 % interval. It is wide because it counts families, not tickets: tickets of one family are nearly
 # the same ticket, and answering all of them rightly is one piece of evidence. (The six tones are equally
-# frequent here, so "the commonest" is any one of them.) The base model does not know the task: is 17 %, one in six,
-# within its interval? Its card tells of a habit from its reading: undecided, it says *neutral*.
+# frequent in training, so "the commonest" is any one of them.) Is 17 %, one in six, within the base model's interval?
+# If the interval lies above it, the base picks better than blindly; the next table shows what is left to learn.
+# (tiny-base's card tells of a habit from its reading: it often says *neutral*, whatever the letter says.)
 #
-# ### A twentieth of the parameters
+# ### A twentieth of the parameters, or less
 # **Predict** once more: what will the same rows and a LoRA adapter reach?
 
 # %%
@@ -249,8 +251,9 @@ plots.show(plots.scores(dots, "Tone of unseen tickets"),
 
 # %% [markdown]
 # Behind it is this curve, each point the mean of a few steps. The loss is the mean over the tokens that count: the
-# label, and the end of turn behind it. Choosing blindly among six labels costs ln 6, about 1.8 nats, on the first and
-# next to nothing on the second: 0.9. A curve that starts higher belongs to a base that expects other words, too.
+# label, for tiny-base one token, and the end of turn behind it. Choosing blindly among six labels costs ln 6, about
+# 1.8 nats, on the first and next to nothing on the second: 0.9. A curve that starts higher belongs to a base that
+# expects other words, too.
 
 # %%
 first, last = run.curve[0]["loss"], run.curve[-1]["loss"]
@@ -258,7 +261,7 @@ plots.show(plots.curve(run.curve, f"The loss falls from {first:.1f} to {last:.2f
            alt=f"Training loss falls from {first:.2f} to {last:.2f} nats over {run.settings['steps']} steps")
 
 # %% [markdown]
-# An average hides who pays for it. Which tone has the lowest recall, that is, the most tickets that were missed?
+# An average hides who pays for it. Which tone has the lowest recall, that is, the largest share of its tickets missed?
 
 # %%
 table(*evaluation.per_class(held["label"], tuned_says))
@@ -304,15 +307,15 @@ print("same label on all 64 tickets:", bool((said.argmax(-1) == again.argmax(-1)
 print(f"largest difference of a log-likelihood {gap:.0e} nats; below 0.001: {gap < 1e-3}")
 
 # %% [markdown]
-# The same up to rounding: one product in place of two is summed in another order. A merged model has no adapter left
-# to pay for, and none to switch off.
+# The same up to rounding: one matrix product in place of three is summed in another order. A merged model has no
+# adapter left to pay for, and none to switch off.
 #
 # ## How much of the rank is used
 # B A has rank r at most. Does training use all of it?
 #
 # ### Exercise 3.6 · how much of the rank is used · difficulty 2 · 10 minutes
-# The *energy* of a matrix is the sum of its squared singular values. How many of them, from the largest on, hold
-# `share` of the energy of B A?
+# The *energy* of a matrix is the sum of its squared singular values. How many of them, from the largest on, hold at
+# least `share` of the energy of B A?
 
 # %%
 import torch
@@ -350,8 +353,8 @@ plots.show(figure,
 # cannot say; the next section tries it.
 #
 # ## Move the two numbers
-# The explorer trains a small adapter for every pair that you choose, in seconds, and keeps it. **Predict** first:
-# does rank 8 beat rank 1 on this task? What does a larger alpha do to the loss?
+# The explorer trains a small adapter for every pair that you choose, with tiny-base in seconds, and keeps it.
+# **Predict** first: does rank 8 beat rank 1 on this task? What does a larger alpha do to the loss?
 
 # %%
 from labkit.search import quick_trial
@@ -369,15 +372,15 @@ explorer.table()
 # %% [markdown]
 # Read the intervals first: where they overlap, so short a trial has not told the two ranks apart (lab 09 says how much
 # of such a difference is luck). What it costs is certain: `trainable` grows in step with r. Then move alpha / r in the
-# explorer and watch the loss. Alpha scales B A at once, in the forward pass, before any step; the learning rate scales
-# what a step adds. (`loss` is the mean of the last three losses of the training, not of the validation tickets.)
+# explorer and watch the loss. Alpha scales all of B A in every forward pass; the learning rate scales only what a step
+# adds to A and B. (`loss` is the mean of the last three losses of the training, not of the validation tickets.)
 #
 # These trials are scored on *validation* tickets. Whoever tries twenty settings on the test set has chosen by it, and
 # has nothing left to test with.
 #
 # ### Exercise 3.7 · change the rank, keep the scale · difficulty 2 · 6 minutes
 # You found a good `alpha` at rank `r`. Which alpha gives rank `new_r` the same scale, under LoRA's rule alpha / r,
-# and under rsLoRA's rule alpha / sqrt(r)?
+# and under rsLoRA's rule alpha / sqrt(r)? `rule` is "lora" or "rslora".
 
 # %%
 from labkit import check
@@ -407,9 +410,10 @@ kin = [quick_trial("tone", method=method, rank=8, alpha=16.0) for method in ("lo
 table(*(t.row() for t in kin))
 
 # %% [markdown]
-# Read the intervals before the figures: where they overlap, this table names no winner. A variant from a paper may
-# help on your task. To find out, give each a learning rate that suits it (these four had the same one), more steps and
-# more test rows (lab 09).
+# Read the intervals before the figures: where they overlap, this table names no winner. If the one of rsLoRA lies above
+# that of LoRA, a larger scale has won, not another method: 16 / sqrt(8) is 5.7, where LoRA has 2. Try alpha / r = 4 in
+# the explorer. A variant from a paper may help on your task. To find out, give each a learning rate that suits it
+# (these four had the same one), more steps and more test rows (lab 09).
 #
 # ## Where to attach it
 # Older recipes adapt `q_proj` and `v_proj` only, newer ones every linear layer. **Predict** which wins at about the
@@ -480,9 +484,9 @@ except LabError as error:
     print(error)
 
 # %% [markdown]
-# An adapter that was attached after the optimizer had been made is caught by the same comparison. Before there is a
-# training to compare with, A and B themselves tell: a detour that is zero does nothing, and that check is short enough
-# to write yourself.
+# An adapter that was attached after the optimizer had been made is caught by the same comparison. Where there is no
+# "before" to compare with, as in an adapter that comes from a file, A and B themselves tell: a detour that is zero does
+# nothing, and that check is short enough to write yourself.
 #
 # ### Exercise 3.8 · find the adapter that does nothing · difficulty 2 · 6 minutes
 # `pairs` has (A, B) by module name. List the names of the modules whose detour is zero whatever comes in.
@@ -540,8 +544,8 @@ measured.beside("03_lora")
 # </details>
 #
 # <details><summary>3. Your LoRA beats the base by 4 points, and the intervals overlap. What do you write?</summary>
-# That you saw 4 points on so many rows, and that this many rows cannot tell it from chance. Then get more test rows,
-# or compare the two models on the same rows (lab 07).
+# That you saw 4 points on so many rows, and that these intervals do not tell it from chance. Then get more test rows,
+# or compare the two models row by row (lab 07).
 # </details>
 #
 # **Next:** lab 04 puts the base into 4 bits and trains the same adapter over it. How far you are:

@@ -31,7 +31,8 @@ def _judge(got, right, where: str, usual=()) -> None:
     lab=LAB, title="undo a wrong encoding", difficulty=2, minutes=6,
     hints=(
         "The bytes were written as UTF-8 and read as cp1252. Walk the same way back.",
-        'text.encode("cp1252") gives the bytes again, .decode("utf-8") reads them. Sound text fails at one of the two.',
+        'text.encode("cp1252") gives the bytes again, .decode("utf-8") reads them. Sound text fails at one of the two, '
+        "or comes through as it is.",
         'try:\n    return text.encode("cp1252").decode("utf-8")\nexcept UnicodeError:\n    return text',
     ),
     after="A sound letter beyond ASCII is hardly ever valid UTF-8 by chance: that is what makes the mend safe.",
