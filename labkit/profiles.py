@@ -133,7 +133,7 @@ def runs(name: str) -> Path:
 
 
 def limited(number: int, variable: str, things: str) -> int:
-    """A number of steps, tokens, trials or rows, or what this environment variable allows where it is less (headless runs).
+    """A number of steps, tokens, trials or rows, or what this variable of the environment allows where that is less.
 
     Raises:
         LabError: the variable holds no whole number from 1 on.

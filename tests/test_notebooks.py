@@ -6,12 +6,14 @@ That they run, and that their reproducible cells print the same again, is nbval'
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from labkit import blanks, course, sections
+from labkit.exercises.registry import load_lab
 
 LABS = course.names()
 
@@ -44,6 +46,13 @@ def test_a_solved_lab_passes_every_check_it_makes(name):
         )
         said = "".join(text_of(output) for output in cell.outputs)
         assert said.count("passed") >= calls, f"{cell.id}: {said}"
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_the_progress_table_lists_a_labs_exercises_in_their_order_on_the_page(name):
+    source = "\n".join(cell.source for cell in code_cells("notebooks", name))
+    declared = [exercise.name for exercise in load_lab(name[:2])]
+    assert declared == list(dict.fromkeys(re.findall(r'\bcheck\("(\w+)"', source)))
 
 
 @pytest.mark.parametrize("name", LABS)

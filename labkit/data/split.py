@@ -75,7 +75,7 @@ def split(
 
 
 def spread(dataset: Dataset, most: int) -> Dataset:
-    """At most so many rows, evenly over all of them, so that a group whose rows stand together is there if it can be."""
+    """At most so many rows, evenly over all, so that a group whose rows stand together is there if it can be."""
     n = len(dataset)
     return dataset.select([i * n // most for i in range(most)]) if n > most else dataset
 

@@ -247,43 +247,6 @@ def merged_weight(answer):
 
 
 @exercise(
-    "alpha_for",
-    lab=LAB,
-    title="change the rank, keep the scale",
-    difficulty=2,
-    minutes=6,
-    hints=(
-        "LoRA multiplies the detour by alpha / r. Which alpha keeps that quotient when r changes?",
-        "alpha_new / r_new = alpha / r. For rsLoRA the quotient is alpha / sqrt(r).",
-        "ratio = new_r / r\nreturn alpha * ratio if rule == 'lora' else alpha * ratio ** 0.5",
-    ),
-    after="Whether the *scale* is what should stay is another question: see the quiz, and try both in the explorer.",
-)
-def alpha_for(answer):
-    for new_r, r, alpha in ((32, 8, 10.0), (2, 8, 16.0), (8, 8, 10.0)):
-        for rule in ("lora", "rslora"):
-            got = call(answer, new_r, r, alpha, rule)
-            where = f"for r {r} -> {new_r}, alpha {alpha:g}, rule {rule!r}"
-            expect_type(got, (int, float), where)
-            ratio = new_r / r
-            right = alpha * (ratio if rule == "lora" else ratio**0.5)
-            usual = {
-                alpha: "alpha did not change, so the detour's scale does.",
-                alpha / ratio: "turned round: more rank divides by more, so alpha must grow with it.",
-                2.0 * new_r: "twice the new rank is a common recipe, but it ignores the alpha that you were given.",
-                alpha * ratio**0.5: "that is rsLoRA's rule, alpha / sqrt(r). LoRA divides by r itself.",
-                alpha * ratio: "that is LoRA's rule, alpha / r. rsLoRA divides by sqrt(r).",
-                alpha / ratio**0.5: "turned round: alpha grows with the root of the rank, and yours shrinks.",
-                ratio: "that is the ratio of the ranks. Multiply it with the alpha you were given.",
-            }
-            if abs(got - right) > 1e-9:
-                for value, sentence in usual.items():
-                    if abs(got - value) < 1e-9:
-                        raise Wrong(f"{where}: expected {right:g}, and got {got:g}: {sentence}")
-            expect_number(got, right, 1e-9, where)
-
-
-@exercise(
     "effective_rank",
     lab=LAB,
     title="how much of the rank is used",
@@ -339,6 +302,43 @@ def effective_rank(answer):
         if got != right and got in usual:
             raise Wrong(f"{where}: expected {right}, and got {got:g}: {usual[got]}")
         expect_number(got, right, 0, where)
+
+
+@exercise(
+    "alpha_for",
+    lab=LAB,
+    title="change the rank, keep the scale",
+    difficulty=2,
+    minutes=6,
+    hints=(
+        "LoRA multiplies the detour by alpha / r. Which alpha keeps that quotient when r changes?",
+        "alpha_new / r_new = alpha / r. For rsLoRA the quotient is alpha / sqrt(r).",
+        "ratio = new_r / r\nreturn alpha * ratio if rule == 'lora' else alpha * ratio ** 0.5",
+    ),
+    after="Whether the *scale* is what should stay is another question: see the quiz, and try both in the explorer.",
+)
+def alpha_for(answer):
+    for new_r, r, alpha in ((32, 8, 10.0), (2, 8, 16.0), (8, 8, 10.0)):
+        for rule in ("lora", "rslora"):
+            got = call(answer, new_r, r, alpha, rule)
+            where = f"for r {r} -> {new_r}, alpha {alpha:g}, rule {rule!r}"
+            expect_type(got, (int, float), where)
+            ratio = new_r / r
+            right = alpha * (ratio if rule == "lora" else ratio**0.5)
+            usual = {
+                alpha: "alpha did not change, so the detour's scale does.",
+                alpha / ratio: "turned round: more rank divides by more, so alpha must grow with it.",
+                2.0 * new_r: "twice the new rank is a common recipe, but it ignores the alpha that you were given.",
+                alpha * ratio**0.5: "that is rsLoRA's rule, alpha / sqrt(r). LoRA divides by r itself.",
+                alpha * ratio: "that is LoRA's rule, alpha / r. rsLoRA divides by sqrt(r).",
+                alpha / ratio**0.5: "turned round: alpha grows with the root of the rank, and yours shrinks.",
+                ratio: "that is the ratio of the ranks. Multiply it with the alpha you were given.",
+            }
+            if abs(got - right) > 1e-9:
+                for value, sentence in usual.items():
+                    if abs(got - value) < 1e-9:
+                        raise Wrong(f"{where}: expected {right:g}, and got {got:g}: {sentence}")
+            expect_number(got, right, 1e-9, where)
 
 
 @exercise(

@@ -422,46 +422,6 @@ def calibration_error(answer):
 
 
 @exercise(
-    "cohens_kappa",
-    lab=LAB,
-    title="agreement beyond chance",
-    difficulty=2,
-    minutes=7,
-    hints=(
-        "Two things: the share of rows on which they agree, and the share on which they would by habit alone.",
-        "By habit: for each choice, how often the first says it times how often the second does, as shares; add up.",
-        "kappa = (seen - chance) / (1 - chance).",
-        "chance = sum(first.count(c) * second.count(c) for c in set(first)) / len(first) ** 2\n"
-        "return (seen - chance) / (1 - chance)",
-    ),
-    after="Two raters who say *left* nine times in ten agree on 82 % without reading. Kappa calls that 0.",
-)
-def cohens_kappa(answer):
-    from labkit.scratch.metrics import kappa
-
-    cases = [(list(a), list(b)) for a, b in (("LLLRRTLR", "LLRRRTLT"), ("LLLLLLLLLR", "LLLLLLLLRL"), ("LRLT",) * 2)]
-    for first, second in cases:
-        n = len(first)
-        where = f"for raters {''.join(first)} and {''.join(second)}"
-        got = call(answer, first, second)
-        seen = sum(a == b for a, b in zip(first, second, strict=True)) / n
-        chance = sum(first.count(c) * second.count(c) for c in set(first)) / n**2
-        half = sum(((first.count(c) + second.count(c)) / (2 * n)) ** 2 for c in {*first, *second})
-        kinds = len({*first, *second})
-        usual = [
-            (seen, "that is the plain agreement. Two careless raters with the same habit have much of it."),
-            (chance, "that is the agreement by chance alone."),
-            (seen - chance, "divide by 1 - chance, so that full agreement is 1."),
-            ((seen - chance) / chance if chance else 0.0, "divided by the chance; the divisor is 1 - chance."),
-            ((seen - 1 / kinds) / (1 - 1 / kinds),
-             "that takes all choices for equally likely. Count how often each rater really makes each."),
-            ((seen - half) / (1 - half), "that pools the two raters' habits (Scott's pi). Cohen multiplies them."),
-            ((seen - chance) / (1 + chance), "the divisor is 1 - chance, and yours is 1 + chance."),
-        ]
-        _tell(got, kappa(first, second), usual, where)
-
-
-@exercise(
     "best_threshold",
     lab=LAB,
     title="the threshold that costs least",
@@ -517,3 +477,43 @@ def best_threshold(answer):
 
 def _list(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+@exercise(
+    "cohens_kappa",
+    lab=LAB,
+    title="agreement beyond chance",
+    difficulty=2,
+    minutes=7,
+    hints=(
+        "Two things: the share of rows on which they agree, and the share on which they would by habit alone.",
+        "By habit: for each choice, how often the first says it times how often the second does, as shares; add up.",
+        "kappa = (seen - chance) / (1 - chance).",
+        "chance = sum(first.count(c) * second.count(c) for c in set(first)) / len(first) ** 2\n"
+        "return (seen - chance) / (1 - chance)",
+    ),
+    after="Two raters who say *left* nine times in ten agree on 82 % without reading. Kappa calls that 0.",
+)
+def cohens_kappa(answer):
+    from labkit.scratch.metrics import kappa
+
+    cases = [(list(a), list(b)) for a, b in (("LLLRRTLR", "LLRRRTLT"), ("LLLLLLLLLR", "LLLLLLLLRL"), ("LRLT",) * 2)]
+    for first, second in cases:
+        n = len(first)
+        where = f"for raters {''.join(first)} and {''.join(second)}"
+        got = call(answer, first, second)
+        seen = sum(a == b for a, b in zip(first, second, strict=True)) / n
+        chance = sum(first.count(c) * second.count(c) for c in set(first)) / n**2
+        half = sum(((first.count(c) + second.count(c)) / (2 * n)) ** 2 for c in {*first, *second})
+        kinds = len({*first, *second})
+        usual = [
+            (seen, "that is the plain agreement. Two careless raters with the same habit have much of it."),
+            (chance, "that is the agreement by chance alone."),
+            (seen - chance, "divide by 1 - chance, so that full agreement is 1."),
+            ((seen - chance) / chance if chance else 0.0, "divided by the chance; the divisor is 1 - chance."),
+            ((seen - 1 / kinds) / (1 - 1 / kinds),
+             "that takes all choices for equally likely. Count how often each rater really makes each."),
+            ((seen - half) / (1 - half), "that pools the two raters' habits (Scott's pi). Cohen multiplies them."),
+            ((seen - chance) / (1 + chance), "the divisor is 1 - chance, and yours is 1 + chance."),
+        ]
+        _tell(got, kappa(first, second), usual, where)

@@ -9,40 +9,6 @@ LAB = "10"
 
 
 @exercise(
-    "kv_cache_bytes",
-    lab=LAB,
-    title="what a conversation costs",
-    difficulty=1,
-    minutes=4,
-    hints=(
-        "Each layer keeps a key and a value of every token, for each of its key-value heads.",
-        "A key has head_size numbers, and so has a value: that is where the 2 comes from.",
-        "return 2 * layers * kv_heads * head_size * tokens * bytes_each",
-    ),
-    after="It grows with every token and every client. A few long prompts can cost more than the weights.",
-)
-def kv_cache_bytes(answer):
-    for layers, heads, size, tokens, each in ((5, 3, 64, 100, 4), (30, 3, 64, 1000, 2), (24, 2, 128, 7, 4)):
-        got = call(answer, layers, heads, size, tokens, each)
-        where = f"for {layers} layers, {heads} heads of {size}, {tokens} tokens of {each} bytes"
-        expect_type(got, (int, float), where)
-        right = by_hand.kv_cache_bytes(layers, heads, size, tokens, each)
-        usual = {
-            right // 2: "that is the keys alone, or the values alone.",
-            right // each: "those are numbers, not bytes: each takes bytes_each.",
-            right // layers: "that is one layer.",
-            right // heads: "that is one head.",
-            right // tokens: "that is one token.",
-            right * heads: "the heads are counted twice.",
-            2 * layers * heads * size * tokens**2 * each: "squared in the tokens: that would be the attention scores, "
-            "which nobody keeps.",
-        }
-        if got != right and got in usual:
-            raise Wrong(f"{where}: expected {right:,}, and got {got:,}: {usual[got]}")
-        expect_number(got, right, 0, where)
-
-
-@exercise(
     "greedy",
     lab=LAB,
     title="the loop that writes",
@@ -105,6 +71,40 @@ def greedy(answer):
         if got and set(got) == {7}:
             raise Wrong(f"{where}: those are the least likely tokens. Take the largest score.")
         raise Wrong(f"{where}: expected {want}, and got {got}.")
+
+
+@exercise(
+    "kv_cache_bytes",
+    lab=LAB,
+    title="what a conversation costs",
+    difficulty=1,
+    minutes=4,
+    hints=(
+        "Each layer keeps a key and a value of every token, for each of its key-value heads.",
+        "A key has head_size numbers, and so has a value: that is where the 2 comes from.",
+        "return 2 * layers * kv_heads * head_size * tokens * bytes_each",
+    ),
+    after="It grows with every token and every client. A few long prompts can cost more than the weights.",
+)
+def kv_cache_bytes(answer):
+    for layers, heads, size, tokens, each in ((5, 3, 64, 100, 4), (30, 3, 64, 1000, 2), (24, 2, 128, 7, 4)):
+        got = call(answer, layers, heads, size, tokens, each)
+        where = f"for {layers} layers, {heads} heads of {size}, {tokens} tokens of {each} bytes"
+        expect_type(got, (int, float), where)
+        right = by_hand.kv_cache_bytes(layers, heads, size, tokens, each)
+        usual = {
+            right // 2: "that is the keys alone, or the values alone.",
+            right // each: "those are numbers, not bytes: each takes bytes_each.",
+            right // layers: "that is one layer.",
+            right // heads: "that is one head.",
+            right // tokens: "that is one token.",
+            right * heads: "the heads are counted twice.",
+            2 * layers * heads * size * tokens**2 * each: "squared in the tokens: that would be the attention scores, "
+            "which nobody keeps.",
+        }
+        if got != right and got in usual:
+            raise Wrong(f"{where}: expected {right:,}, and got {got:,}: {usual[got]}")
+        expect_number(got, right, 0, where)
 
 
 @exercise(

@@ -213,53 +213,6 @@ def finetune_command(answer):
 
 
 @exercise(
-    "mended_commands",
-    lab=LAB,
-    title="mend an old command",
-    difficulty=2,
-    minutes=8,
-    hints=(
-        "generate-adapter takes an ONNX model today, whose graph has an adapter in it. What makes one of a base and an "
-        "adapter?",
-        "First capture-onnx-graph with -m, -a, --use_model_builder and --use_ort_genai, in fp32; then generate-adapter "
-        "with -m on what that wrote.",
-        '["capture-onnx-graph -m base -a tone/adapter --use_model_builder --use_ort_genai --precision fp32 '
-        '-o captured", "generate-adapter -m captured -o multi"]',
-    ),
-    after="One command became two: the first makes a graph with the adapter in it, the second takes it out.",
-    limit=LIMIT,
-)
-def mended_commands(answer):
-    if isinstance(answer, str) or not isinstance(answer, list | tuple) or len(answer) != 2:
-        raise Wrong(f"expected a list of two commands, one after the other, and got {describe(answer)}.")
-    first, second = (_parsed(command) for command in answer)
-    if (first["command"], second["command"]) == ("generate-adapter", "capture-onnx-graph"):
-        raise Wrong("the right commands, turned round: there is no graph yet to take an adapter out of.")
-    if second["command"] != "generate-adapter":
-        raise Wrong(f"the second command is {second['command']}, and generate-adapter writes the adapter's file.")
-    if first["command"] != "capture-onnx-graph":
-        raise Wrong(f"the first command is {first['command']}, and generate-adapter needs what capture-onnx-graph "
-                    "writes.")
-    if first["model_name_or_path"] != "base" or first["adapter_path"] != "tone/adapter":
-        raise Wrong(f"capture-onnx-graph would take the model {first['model_name_or_path']} with the adapter "
-                    f"{first['adapter_path']}; it is base, with tone/adapter behind -a.")
-    if not first["use_model_builder"]:
-        raise Wrong("without --use_model_builder the graph is traced by PyTorch, which fails on transformers 5.")
-    if not first["use_ort_genai"]:
-        raise Wrong("--use_ort_genai is missing: the old command had it too, and it says what the model is for.")
-    if first["precision"] != "fp32":
-        raise Wrong(f"the precision would be {first['precision']}, its default being fp16, which is for GPUs: fp32.")
-    out, taken = first["output_path"].rstrip("/"), second["model_name_or_path"].rstrip("/")
-    if out.rsplit("/", 1)[-1] != taken.rsplit("/", 1)[-1]:
-        raise Wrong(f"the first writes into {out.rsplit('/', 1)[-1]}, and the second reads {taken}.")
-    if out.rsplit("/", 1)[-1] == second["output_path"].rstrip("/").rsplit("/", 1)[-1]:
-        raise Wrong("the second would write over what it reads: give it a folder of its own.")
-
-
-# ------------------------------------------------------------------ a workflow
-
-
-@exercise(
     "workflow_passes",
     lab=LAB,
     title="the passes of a workflow",
@@ -417,3 +370,50 @@ def zero_adapter(answer):
                and np.abs(np.asarray(got[a]) @ np.asarray(got[a.replace("lora_A", "lora_B")])).max() > 0]
     if changed:
         raise Wrong(f"{changed[0].split('.lora_A')[0]} still changes what goes through it: A B is not zero.")
+
+
+@exercise(
+    "mended_commands",
+    lab=LAB,
+    title="mend an old command",
+    difficulty=2,
+    minutes=8,
+    hints=(
+        "generate-adapter takes an ONNX model today, whose graph has an adapter in it. What makes one of a base and an "
+        "adapter?",
+        "First capture-onnx-graph with -m, -a, --use_model_builder and --use_ort_genai, in fp32; then generate-adapter "
+        "with -m on what that wrote.",
+        '["capture-onnx-graph -m base -a tone/adapter --use_model_builder --use_ort_genai --precision fp32 '
+        '-o captured", "generate-adapter -m captured -o multi"]',
+    ),
+    after="One command became two: the first makes a graph with the adapter in it, the second takes it out.",
+    limit=LIMIT,
+)
+def mended_commands(answer):
+    if isinstance(answer, str) or not isinstance(answer, list | tuple) or len(answer) != 2:
+        raise Wrong(f"expected a list of two commands, one after the other, and got {describe(answer)}.")
+    first, second = (_parsed(command) for command in answer)
+    if (first["command"], second["command"]) == ("generate-adapter", "capture-onnx-graph"):
+        raise Wrong("the right commands, turned round: there is no graph yet to take an adapter out of.")
+    if second["command"] != "generate-adapter":
+        raise Wrong(f"the second command is {second['command']}, and generate-adapter writes the adapter's file.")
+    if first["command"] != "capture-onnx-graph":
+        raise Wrong(f"the first command is {first['command']}, and generate-adapter needs what capture-onnx-graph "
+                    "writes.")
+    if first["model_name_or_path"] != "base" or first["adapter_path"] != "tone/adapter":
+        raise Wrong(f"capture-onnx-graph would take the model {first['model_name_or_path']} with the adapter "
+                    f"{first['adapter_path']}; it is base, with tone/adapter behind -a.")
+    if not first["use_model_builder"]:
+        raise Wrong("without --use_model_builder the graph is traced by PyTorch, which fails on transformers 5.")
+    if not first["use_ort_genai"]:
+        raise Wrong("--use_ort_genai is missing: the old command had it too, and it says what the model is for.")
+    if first["precision"] != "fp32":
+        raise Wrong(f"the precision would be {first['precision']}, its default being fp16, which is for GPUs: fp32.")
+    out, taken = first["output_path"].rstrip("/"), second["model_name_or_path"].rstrip("/")
+    if out.rsplit("/", 1)[-1] != taken.rsplit("/", 1)[-1]:
+        raise Wrong(f"the first writes into {out.rsplit('/', 1)[-1]}, and the second reads {taken}.")
+    if out.rsplit("/", 1)[-1] == second["output_path"].rstrip("/").rsplit("/", 1)[-1]:
+        raise Wrong("the second would write over what it reads: give it a folder of its own.")
+
+
+# ------------------------------------------------------------------ a workflow
