@@ -35,7 +35,7 @@ def tensors_of(model: torch.nn.Module) -> Iterator[torch.Tensor]:
         state = getattr(parameter, "quant_state", None)
         while state is not None:  # with double quantisation a state has a state: that of its scales
             yield from (t for t in (state.absmax, state.code, state.offset) if hasattr(t, "untyped_storage"))
-            state = state.state2
+            state = getattr(state, "state2", None)  # none is left where bitsandbytes has packed them for the CPU
     yield from model.buffers()
 
 

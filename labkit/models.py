@@ -328,7 +328,26 @@ def _load_model(folder: Path, quantize: str | None, dtype: str) -> PreTrainedMod
     if extra := sorted(report["unexpected_keys"]):
         raise LabError(f"the weights hold {len(extra)} tensors that config.json has no place for, first {extra[0]}",
                        where=str(folder), expected="weights and config.json of the same model")
-    return model.eval()
+    return keep_unpacked(model).eval()
+
+
+def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, kept from packing its 4-bit weights when it first answers.
+
+    On a CPU with bf16 instructions bitsandbytes packs them then, for one kernel alone: from there on they pass no
+    gradient back, merge into nonsense and are saved with other scales, and nothing tells.
+
+    Raises:
+        LabError: they are packed already.
+    """
+    for name, layer in model.named_modules():
+        if getattr(getattr(layer, "weight", None), "quant_state", None) is None:
+            continue
+        if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+            raise LabError("the 4-bit weights are packed for this CPU, since the model has answered before; they pass "
+                           "no gradient back", where=name, todo="Load it by labkit.models.load(..., quantize='nf4')")
+        layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _bitsandbytes(quantize: str):

@@ -253,7 +253,7 @@ def finetune(
     if guard:
         findings += before_training(rows, held, tokenizer, collator, skip)
     fit = partial(_fitted, settings=settings)
-    tuned = fit(base)
+    tuned = models.keep_unpacked(fit(base))
     counts = models.count_parameters(tuned)
     frozen, start = ({}, {})
     if guard:
@@ -272,7 +272,7 @@ def finetune(
     torch.manual_seed(seed)
     try:
         with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \
-                _unpacked(tuned), memory_told(), stop:
+                memory_told(), stop:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except guards.Tripped as tripped:
         tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()
@@ -423,22 +423,6 @@ def _row_losses(logits, labels):
 
     losses = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
     return losses.sum(-1)
-
-
-@contextmanager
-def _unpacked(model) -> Iterator[None]:
-    """Keep bitsandbytes from packing 4-bit weights for a CPU at the first answer, such as an evaluation in training.
-
-    Packed layers pass no gradient back, which nothing tells, and saving a checkpoint does not undo packing exactly.
-    """
-    layers = [module for module in model.modules() if getattr(module, "support_avx512bf16_for_cpu", False)]
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.support_avx512bf16_for_cpu = True
 
 
 def wording(examples: Dataset) -> dict[str, Any]:
