@@ -233,7 +233,7 @@ router.slice_table("label")
 labels = list(task.labels)
 counts = metrics.confusion(router.truth, router.answers, labels)
 worst, a, b = max((counts[i][j], a, b) for i, a in enumerate(labels) for j, b in enumerate(labels) if i != j)
-figure, axes = plots.new(f"The commonest mistake: {a} called {b}, {worst} times", "said", "true team", 6.5, 5)
+figure, axes = plots.new(f"No mistake is commoner: {a} called {b}, {worst} times", "said", "true team", 6.5, 5)
 axes.imshow(counts, cmap="Blues")
 for i, row in enumerate(counts):
     for j, n in enumerate(row):
@@ -241,7 +241,7 @@ for i, row in enumerate(counts):
 axes.set_xticks(range(len(labels)), labels, rotation=40)
 axes.set_yticks(range(len(labels)), labels)
 axes.grid(visible=False)
-plots.show(figure, alt=f"Confusion matrix of eight teams; the commonest mistake is {a} called {b}, {worst} times")
+plots.show(figure, alt=f"Confusion matrix of eight teams; no mistake is commoner: {a} called {b}, {worst} times")
 
 # %% [markdown]
 # Then read. The rows that the model got wrong and was surest of say most: is it the model, the label, or the question?
