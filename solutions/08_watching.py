@@ -22,7 +22,7 @@ from labkit import clinic, plots, runs
 sick = clinic.treat("overfitting", {}, out=runs("lab08-sick"))
 first = [{"step": point["step"], "loss": point["loss"]} for point in sick.curve if "loss" in point]
 plots.show(plots.curve(first, f"The training loss ends at {first[-1]['loss']:.2f} nats: a good run?"),
-           alt=f"Training loss falls from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
+           alt=f"Training loss goes from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
 
 # %% [markdown]
 # It is ill, and the low end of the curve, which is that of the *training* rows, does not show it. (An early leap, if
@@ -212,7 +212,8 @@ check("mend_overfitting", mended)
 # %%
 from labkit import data, evaluation, measured
 
-held = data.ticket_task("tone").test.select(range(0, 288, 4))
+held = data.ticket_task("tone").test
+held = held.select(range(0, len(held) // 2, 4))
 scores = {}
 for name, cure in {"sick": {}, "mended": clinic.MENDED["overfitting"]}.items():
     run = clinic.treat("overfitting", cure, out=runs(f"lab08-{name}"))
@@ -380,7 +381,8 @@ print(inspect.getsource(clinic.alpaca_row))
 # and the answers are poor when the model is asked as serving will ask it:
 
 # %%
-examples, held = clinic.rows_of(400), data.ticket_task("tone").validation.select(range(0, 288, 4))
+examples, held = clinic.rows_of(400), data.ticket_task("tone").validation
+held = held.select(range(0, len(held), 4))
 rows = clinic.rows_by(clinic.alpaca_row, examples)
 sick = finetune(rows, steps=36, batch_size=8, guard=False, out=runs("lab08-form"))
 said = {"sick": evaluation.generate(*sick.loaded, held["prompt"], max_new_tokens=12)}
@@ -523,7 +525,7 @@ monitoring.diagnose(sick)
 # %%
 well = finetune(clinic.rows_of(400), steps=24, batch_size=8, rank=8, learning_rate=3e-3, out=runs("lab08-based"))
 table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p["loss"] for p in run.curve[-8:]) / 8,
-         "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("tiny-base", well))))
+         "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("trained", well))))
 
 # %% [markdown]
 # ## The gallery of silent failures
