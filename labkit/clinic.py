@@ -34,6 +34,7 @@ MENDED = {  # one mend of each, put over the settings above
 }
 EVERY = 6  # steps between two looks at validation
 CRAMPED = 0.25  # of the bytes that the sick run of "memory" wants
+ROOM = 1.05  # times what its mend wants, where that is more: weights of a large model alone may pass the quarter
 WIDTH = 256  # tokens that every batch of the slow run is wide
 ROWS, ASKED, LENGTH = 16, 3, 128  # of "memory": rows a step that shall count, steps, tokens of each row
 
@@ -100,8 +101,9 @@ def wants(method: str = "full", batch_size: int = ROWS, accumulation: int = 1, c
 
 
 def budget() -> int:
-    """Bytes that the memory case may hold: a quarter of what it wants."""
-    return int(CRAMPED * wants(**SICK["memory"]))
+    """Bytes that the memory case may hold: a quarter of what it wants, and no less than its mend needs."""
+    sick, mended = SICK["memory"], SICK["memory"] | MENDED["memory"]
+    return int(max(CRAMPED * wants(**sick), ROOM * wants(**mended)))
 
 
 def cramped(budget, method: str = "full", batch_size: int = ROWS, accumulation: int = 1, checkpointing: bool = False,

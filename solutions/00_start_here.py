@@ -8,17 +8,18 @@
 
 # %% [markdown]
 # # 00 · Start here: a warm start
-# **You will** see one model before and after half a minute of training, find out what this machine can do, choose the
-# base model that the course runs on, and try the three verbs of the exercises.
+# **You will** see one model before and after about half a minute of training, find out what this machine can do, choose
+# the base model that the course runs on, and try the three verbs of the exercises.
 #
 # *15 minutes. You need: nothing but this notebook. No GPU, no network, no account.*
 #
-# Tatra Trail is a shop for mountain gear, and its inbox is full. What can a language model of two million parameters,
-# less than a thousandth of what a chat service runs on, do about it?
+# Tatra Trail is a shop for mountain gear, and its inbox is full. The language model that comes with this course has two
+# million parameters, less than a thousandth of what a chat service runs on. What can it do about the inbox?
 #
 # ## Half a minute from stranger to colleague
-# The base model has read about a little world of villages and mountain gear, and has never seen the shop's tasks. The
-# next cell trains it, here and now, to sum up a letter in one line of the form *team: matter (order, place, date)*.
+# The *base model*, as a model is called before one trains it further, has read about a little world of villages and
+# mountain gear, and has never seen the shop's tasks. The next cell trains it, here and now, to sum up a letter in one
+# line of the form *team: matter (order, place, date)*.
 # **Predict** what it answers *before* training.
 
 # %%
@@ -46,8 +47,10 @@ SideBySide({"base model": one_line(*models.load()), "fine-tuned": one_line(run.m
            task.test[0]["text"], label="a letter to Tatra Trail")
 
 # %% [markdown]
-# Nothing was prepared beforehand: the fine-tuned model was trained while you read. A model's numbers are called its
-# *parameters*. What share of them was trained (`trained`), and how long did it take?
+# Nothing was prepared beforehand: the fine-tuned model was trained while you read. So short a training teaches the form
+# first; whether what stands in it is true, hold against the letter.
+#
+# A model's numbers are called its *parameters*. What share of them was trained (`trained`), and how long did it take?
 
 # %%
 from labkit.tables import table
@@ -82,8 +85,8 @@ from labkit.widgets.profile import ProfileSwitch
 ProfileSwitch(doctor.recommendation().value)
 
 # %% [markdown]
-# Here are the three in one table. The last column is the memory that a LoRA training takes, in GB, on the GPU where
-# there is one:
+# Here are the three in one table. The last column is the memory that a LoRA training takes at most, in GB and rounded
+# up, on the GPU where there is one:
 
 # %%
 from labkit.profiles import PROFILES
@@ -109,8 +112,8 @@ else:
 
 # %% [markdown]
 # If you have it, hold both lines against the letter: is what they say true, and do they have the shop's form? SmolLM2
-# writes fluent sentences before any training of ours, but fluent is not yet right. Ten steps are few; in the labs it
-# gets more.
+# writes English before any training of ours, but well-formed is not yet right. Ten steps are few; in the labs it gets
+# more.
 #
 # ## Three verbs
 # Exercises stand between the sections, each with its difficulty from 1 to 3 and the minutes that it may take. Their

@@ -75,8 +75,8 @@ print("macro-F1 equal to 1e-9:", abs(metrics.macro(truth, said)["f1"] - theirs) 
 
 # %% [markdown]
 # Hugging Face's `evaluate` gives all metrics one form, and `evaluate.combine` asks several at once.
-# `evaluate.load("accuracy")` would download code from the hub; `labkit.evaluation.modules` has the same modules made
-# here, over the same libraries.
+# `evaluate.load("accuracy")` would download code from the hub; `labkit.evaluation.modules` has modules of the same
+# form made here, over the same libraries. Its `f1` gives precision and recall too, all three as macro means.
 
 # %% tags=["reproducible"]
 import evaluate
@@ -88,9 +88,10 @@ print(both.compute(predictions=said, references=truth))
 
 # %% [markdown]
 # ## Texts: which words, in which order
-# For a summary or a reply there is no single right answer. BLEU asks which share of an answer's runs of 1 to 4 words
-# the reference has. ROUGE-1 and -2 are the F1 of shared words and shared pairs, ROUGE-L is that of the longest row of
-# words that both have in the same order, gaps allowed.
+# For a summary or a reply there is no single right answer. BLEU asks which share of an answer's runs of 1, 2, 3 and 4
+# words the reference has, takes the geometric mean of the four shares, and lowers it where answers are too short.
+# ROUGE-1 and -2 are the F1 of shared words and shared pairs, ROUGE-L is that of the longest row of words that both have
+# in the same order, gaps allowed.
 #
 # ### Exercise 7.2 · the precision of BLEU · difficulty 2 · 8 minutes
 # `reference` and `answer` are lists of words. Which share of the answer's runs of n words does the reference have? A
@@ -193,12 +194,12 @@ for stride in (31, 16, 4):
 table(*rows, caption=f"{len(texts)} tickets, {len(values)} tokens, windows of 32 tokens")
 
 # %% [markdown]
-# Same model, same texts, three figures; and the smaller the stride, the longer it takes. In a model that makes use of
-# what stands far back, perplexity falls with the stride, so whoever reports it can choose. A perplexity without its
-# window and stride is half a figure: compare models at the same ones.
+# Same model, same texts, three figures; and the smaller the stride, the more windows there are to read. In a model that
+# makes use of what stands far back, perplexity falls with the stride, so whoever reports it can choose. A perplexity
+# without its window and stride is half a figure: compare models at the same ones.
 #
 # ## One call that scores a model
-# Train a router on the tickets: LoRA, as in lab 03, half a minute.
+# Train a router on the tickets: LoRA, as in lab 03; with `tiny` about half a minute, with a real model some minutes.
 
 # %%
 from labkit import data, evaluation, finetune, plots, runs
@@ -208,8 +209,9 @@ task = data.ticket_task("intent")
 run = finetune(task.train, steps=40, out=runs("lab07"), reuse=True)
 
 # %% [markdown]
-# `evaluate_model` does what such a function should: rows in batches, greedy answers, the metrics of the task, an
-# interval on each that knows that tickets come in families, and the time a row took.
+# `evaluate_model` does what such a function should: rows in batches, the likeliest label (for a task with free text a
+# greedy answer), the metrics of the task, an interval on each, and the time a row took. The interval knows that tickets
+# come in *families*: the same letter, filled in with other names.
 
 # %%
 router = evaluation.evaluate_model(run, task, name="LoRA", reuse=True)
@@ -223,14 +225,15 @@ router.slice_table("label")
 
 # %% [markdown]
 # Where a team has every row right, drawing its families gives 100 % each time, which would claim certainty; there the
-# interval is Wilson's, a formula for shares, with one vote a family, and wider than that of a team with one mistake.
+# interval is Wilson's, a formula for shares, with one vote a family.
+#
 # Where do the lost tickets go? A row is a true team, a column what was said.
 
 # %%
 labels = list(task.labels)
 counts = metrics.confusion(router.truth, router.answers, labels)
 worst, a, b = max((counts[i][j], a, b) for i, a in enumerate(labels) for j, b in enumerate(labels) if i != j)
-figure, axes = plots.new(f"The commonest mistake: {a} called {b}, {worst} times", "said", "true team", 6.5, 5)
+figure, axes = plots.new(f"No mistake is commoner: {a} called {b}, {worst} times", "said", "true team", 6.5, 5)
 axes.imshow(counts, cmap="Blues")
 for i, row in enumerate(counts):
     for j, n in enumerate(row):
@@ -238,7 +241,7 @@ for i, row in enumerate(counts):
 axes.set_xticks(range(len(labels)), labels, rotation=40)
 axes.set_yticks(range(len(labels)), labels)
 axes.grid(visible=False)
-plots.show(figure, alt=f"Confusion matrix of eight teams; the commonest mistake is {a} called {b}, {worst} times")
+plots.show(figure, alt=f"Confusion matrix of eight teams; no mistake is commoner: {a} called {b}, {worst} times")
 
 # %% [markdown]
 # Then read. The rows that the model got wrong and was surest of say most: is it the model, the label, or the question?
@@ -249,8 +252,8 @@ router.worst(10)
 
 # %% [markdown]
 # ## The same model, two scores
-# Prompts in a batch have different lengths, so the shorter ones are filled up. Nothing warns you when the filling is
-# read as if it were the prompt.
+# Prompts in a batch have different lengths, so the shorter ones are filled up. A forward pass does not warn you when
+# the filling is read as if it were the prompt.
 #
 # ### Exercise 7.4 · the answer of a padded prompt · difficulty 2 · 8 minutes
 # `logits` is (batch, seq, vocabulary), `mask` (batch, seq) is 1 where a token is real. Give the logits at each row's
@@ -313,8 +316,8 @@ for size, side in ((24, "left"), (24, "right"), (7, "right")):
     print(f"batch {size:2}, padding {side:5}: differs by less than 0.001 nats: {near}, same answers: {same}")
 
 # %% [markdown]
-# Sums in another order differ in their last digits, and no answer does. `finetune` compares batch sizes after every
-# training, and `score_labels` takes either side.
+# Sums in another order differ in their last digits, which can turn an answer only where two labels are all but tied.
+# `finetune` compares batch sizes after every training, and `score_labels` takes either side.
 #
 # ## How much of it is luck
 # Six tickets of one family are nearly the same ticket. An interval that takes them for six pieces of evidence promises
@@ -390,12 +393,12 @@ print("all rows, paired by family: LoRA minus bag of words", evaluation.paired_b
                                                                                           router.groups))
 
 # %% [markdown]
-# If the interval leaves zero out, you may write "better"; if it does not, write what you saw and how many families
-# there were. Where the two disagree (p below 0.05, and zero inside the interval), trust the one that has read all
-# rows: McNemar saw one of six.
+# If the whole interval lies above zero, you may write "better"; if zero is inside, write what you saw and how many
+# families there were. Where the two disagree (p below 0.05, and zero inside the interval), trust the one that has read
+# all rows: McNemar saw one of each family.
 #
 # **Predict**: how many independent test rows does it take to see a difference of two points between 90 % and 92 %,
-# four times in five?
+# four times in five, by a two-sided test at 5 %?
 
 # %% tags=["reproducible"]
 from labkit.evaluation import rows_needed
@@ -405,8 +408,8 @@ table(*({"difference": f"{d:.0%}", "two test sets, rows each": rows_needed(d, 0.
          "same rows (the models differ on 8 %)": rows_needed(d, 0.90, differ=0.08)} for d in (0.05, 0.02, 0.01)))
 
 # %% [markdown]
-# Thousands; and the same rows for both models save about half. Now your prediction from the start: two equally good
-# models on twenty tickets, tried 10,000 times.
+# Thousands; and where both models read the same rows and seldom differ, about half as many will do, and one set of them
+# in place of two. Now your prediction from the start: two equally good models on twenty tickets, tried 10,000 times.
 
 # %% tags=["reproducible"]
 import numpy as np
@@ -440,11 +443,11 @@ print("the same after Holm:", sum(min(holm(p)) < 0.05 for p in many))
 # either correct, or keep a test set that was not used for choosing.
 #
 # ## Rows that training has seen
-# A benchmark that is on the web is in the next model's training data. Then the score measures memory.
+# A benchmark that is on the web may be in the next model's training data. Then the score measures memory.
 #
 # ### Exercise 7.7 · find the test rows that training has seen · difficulty 2 · 10 minutes
-# Give the numbers of the texts in `test` of whose runs of `n` words at least `share` stand somewhere in `train`.
-# Compare in lower case, split at spaces; a text shorter than n words cannot be judged.
+# Give the numbers (from 0 on) of the texts in `test` of whose runs of `n` words at least `share` stand somewhere in
+# `train`. Compare in lower case, split at spaces; a text shorter than n words cannot be judged and is left out.
 
 # %%
 from labkit import check
@@ -499,15 +502,17 @@ table(*({"test tickets": name, "rows": len(rows)} | {model: str(evaluation.mean_
 
 # %% [markdown]
 # The leaky model has learnt from thirty-two tickets, and its second row is what it can do with unknown letters; its
-# first row is what its report would claim if the whole benchmark had leaked. Where the other model finds both kinds
-# about equally hard, the gap is memory. `labkit inspect --test` and the tripwire `no_leak` look for such rows.
+# first row is what its report would claim if the whole benchmark had leaked. The other model has seen neither kind: as
+# far as its rows differ too, one kind is easier, or it is luck; what the gap of the first has beyond that is memory.
+# `labkit inspect --test` and the tripwire `no_leak` look for rows that stand in both sets, nearly word for word.
 #
 # ## How sure, and how right
 # The router gives every team a probability. If it says 90 % a hundred times, is it right ninety times?
 #
 # ### Exercise 7.8 · how far confidence is from accuracy · difficulty 2 · 10 minutes
-# `confidence` and `right` are arrays; `right` holds 0 and 1. Sort the rows into `bins` bins of equal width by
-# confidence, and give the gap |mean confidence - share right| of each bin, averaged over *rows*.
+# `confidence` and `right` are arrays; `right` holds 0 and 1. Sort the rows into `bins` bins of equal width from 0 to 1
+# by confidence (1.0 belongs into the last), and give the gap |mean confidence - share right| of each bin, averaged over
+# *rows*: the expected calibration error, ECE.
 
 # %%
 import numpy as np
@@ -561,8 +566,8 @@ print(f"temperature {t:.2f}: ECE on test {error:.3f} before, {after:.3f} after")
 # next meeting, not for a percentage.
 #
 # ### Exercise 7.9 · the threshold that costs least · difficulty 2 · 10 minutes
-# `price` is what each ticket costs if the model's answer is taken. Below the threshold a person reads it, for
-# `by_hand`. Which of `thresholds` costs least?
+# `confidence` and `price` are arrays with one number a ticket; `price` is what it costs if the model's answer is taken.
+# Below the threshold a person reads it, for `by_hand`. Which of the list `thresholds` costs least?
 
 # %%
 import numpy as np
@@ -580,8 +585,8 @@ check("best_threshold", best_threshold)
 
 # %% [markdown]
 # With the router, at 1,500 tickets a week, and its confidence as it is: a threshold that is picked by what it costs
-# needs no calibration. With calibrated confidence the prices alone would give it, 1 - 2 / 12 = 0.83. It is chosen on
-# validation tickets, and the bill is that of the test tickets:
+# needs no calibration. With calibrated confidence, and every mistake at twelve euros, the prices alone would give it,
+# 1 - 2 / 12 = 0.83. It is chosen on validation tickets, and the bill is that of the test tickets:
 
 # %%
 from labkit import data, evaluation, finetune, plots, runs
@@ -604,7 +609,8 @@ table(*({"": name, "threshold": t, "to a person": f"{paid[t].by_hand:.0%}", "eur
         for name, t in (("model alone", 0.0), ("chosen", chosen.threshold), ("people alone", 1.01))))
 
 # %% [markdown]
-# The whole curve. Compare its lowest point with both ends. On which side of it does being a little off cost little?
+# The whole curve, on the test tickets; the dashed line is the threshold that the validation tickets chose, and need not
+# meet its lowest point. Compare that point with both ends. On which side of it does being a little off cost little?
 
 # %%
 each = [plan for plan in paid.values() if plan.threshold <= 1]
@@ -619,7 +625,7 @@ plots.show(figure, alt=f"Cost a week over the threshold; {paid[0.0].a_week:,.0f}
 # %% [markdown]
 # ## Ask people, blindly
 # Whether a reply is good, people must say. They prefer the model that they hope will win, so names are hidden and sides
-# drawn anew. Two people seldom agree; Cohen's kappa says how much more than by habit.
+# drawn anew. Two people agree only in part; Cohen's kappa says how much more than by habit.
 #
 # ### Exercise 7.10 · agreement beyond chance · difficulty 2 · 7 minutes
 # `first` and `second` are two raters' choices on the same pairs. kappa = (seen - chance) / (1 - chance), where chance
@@ -664,8 +670,8 @@ RatingBox(ratings)
 
 # %% [markdown]
 # So that there is something to count at once, two stand-ins rate all pairs: one likes the longer reply, the other the
-# one that shares more words with the reference. Where both repliers found the same reply, either must say *tie*. Look
-# at kappa before you look at who won.
+# one with the higher ROUGE-L. Where both repliers found the same reply, both must say *tie*. Look at kappa before you
+# look at who won.
 
 # %%
 import tempfile
@@ -689,8 +695,9 @@ print(*(f"{r.rater}: {r.wins().metric} in {r.wins()} of the pairs that are no ti
 
 # %% [markdown]
 # Where a pair shows one reply twice, two ties agree by force, and kappa flatters: rate pairs that differ. Where kappa
-# is near zero, the two were not rating the same thing, and no share of wins means anything: write down what "better"
-# is, and rate again. `ratings.export("ratings.csv")` is for a spreadsheet.
+# is near zero (and the choices are not nearly all the same), the two were not rating the same thing, and no share of
+# wins means anything: write down what "better" is, and rate again. `ratings.export("ratings.csv")` is for a
+# spreadsheet.
 #
 # ## A gate that stops a worse model
 # A colleague has trained a candidate on a new export, for 32 steps in place of 40. Nobody noticed that the export
@@ -723,8 +730,9 @@ verdict = evaluation.gate(candidate, baseline, rules)
 verdict
 
 # %% [markdown]
-# The last rule names the team that was lost. One team of eight can cost 12.5 points at most; what is lost beyond its
-# share has other causes, such as the shorter training. The model in use, held against itself, must pass:
+# The last rule names the team that was lost, and with it any other whose loss is beyond doubt. One team of eight can
+# cost 12.5 points at most; what is lost elsewhere has other causes, such as the shorter training. The model in use,
+# held against itself, must pass:
 
 # %%
 print("candidate passes:", bool(verdict))
@@ -780,8 +788,9 @@ print(f"lm-eval {theirs:.4f}, ours {ours.main.value:.4f}; same answer in every r
       [task.labels[i] for i in chosen] == ours.answers)
 
 # %% [markdown]
-# Equal, because three things are equal that often are not: the rendered prompt with its special tokens, the end of turn
-# behind each choice, and no space between the two. Change one, and two honest figures of one model differ.
+# Two such figures are equal only if three things are that often are not: the rendered prompt with its special tokens,
+# the end of turn behind each choice, and no space between prompt and choice. Change one, and two honest figures of one
+# model can differ.
 #
 # ## On a real model
 # Keep your figures, and see what SmolLM2 measured with this notebook, if it was recorded:

@@ -22,11 +22,12 @@ from labkit import clinic, plots, runs
 sick = clinic.treat("overfitting", {}, out=runs("lab08-sick"))
 first = [{"step": point["step"], "loss": point["loss"]} for point in sick.curve if "loss" in point]
 plots.show(plots.curve(first, f"The training loss ends at {first[-1]['loss']:.2f} nats: a good run?"),
-           alt=f"Training loss falls from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
+           alt=f"Training loss goes from {first[0]['loss']:.2f} to {first[-1]['loss']:.2f} nats")
 
 # %% [markdown]
-# It is ill, and the curve of the *training* rows does not show it. This lab is about what does show it, and about what
-# else can go wrong in silence.
+# It is ill, and the low end of the curve, which is that of the *training* rows, does not show it. (An early leap, if
+# there is one, hints at a second illness; see patient 1.) This lab is about what does show it, and about what else can
+# go wrong in silence.
 #
 # ## A run tells you how it is
 # `monitoring.live()` is a callback: the Trainer calls it after every step, and it redraws a picture under the cell.
@@ -284,7 +285,7 @@ table(*seen)
 # %% [markdown]
 # Neither remedy is enough alone; both together are. They cost time, though three steps are too few to measure it:
 # checkpointing computes the forward pass twice, and small parts use a machine less well. LoRA saves gradients and
-# moments. 4 bits save weights: much of what is left in a model of billions of parameters, and a smaller part here
+# moments. 4 bits save weights: the larger the model and the shorter the rows, the larger the part of what is left
 # (lab 04).
 #
 # ## Patient 3: it is slow
@@ -318,8 +319,9 @@ monitoring.diagnose(timed("as it came", collator=clinic.slow_collator(tokenizer,
 monitoring.diagnose(timed("rows prepared", collator=clinic.wide_collator(tokenizer)))
 
 # %% [markdown]
-# With the first illness gone, the next one is named; it stood under `also` before. *Second mend:* pad to the longest
-# row of the batch, which is what `finetune` does by default.
+# With the first illness gone, the next one is named; what is found beside the first stands under `also`. (A large model
+# computes so long that the loader may never have been named.) *Second mend:* pad to the longest row of the batch, which
+# is what `finetune` does by default.
 
 # %%
 monitoring.diagnose(timed("padded to the longest of a batch"))
@@ -430,7 +432,7 @@ table(*({"run": name, "answers that are right, letter for letter": str(score)} f
 # %% [markdown]
 # ## Patient 5: nothing good comes out
 # Rows, form and memory are fine, and still the model is no use. Two causes are left that a curve can show: the learning
-# rate, and the base. **Predict** what a rate of 0.3 does, about a hundred times what is usual here.
+# rate, and the base. **Predict** what a rate of 0.3 does, a hundred times what is usual here or more.
 
 # %%
 from labkit import LabError, check, clinic, finetune, monitoring, plots, runs
@@ -503,7 +505,7 @@ table(*seen, caption=f"longest step: a share of the weights' size; a blind guess
 # %% [markdown]
 # The other cause: the base. A copy went wrong, and left a folder with the right settings and tokenizer, and noise for
 # weights. It loads without a word. **Predict** the first loss; tiny-base has 2,048 tokens in its vocabulary, and
-# ln 2,048 is 7.6.
+# ln 2,048 is 7.6 (another base has a vocabulary of its own).
 
 # %%
 blank = clinic.blank_base(runs("lab08-blank"))
@@ -521,7 +523,7 @@ monitoring.diagnose(sick)
 # %%
 well = finetune(clinic.rows_of(400), steps=24, batch_size=8, rank=8, learning_rate=3e-3, out=runs("lab08-based"))
 table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p["loss"] for p in run.curve[-8:]) / 8,
-         "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("tiny-base", well))))
+         "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("trained", well))))
 
 # %% [markdown]
 # ## The gallery of silent failures

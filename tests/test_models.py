@@ -113,6 +113,25 @@ def test_the_dtype_to_compute_in_is_what_the_machine_has_and_nf4_uses_it(monkeyp
     assert models._bitsandbytes("nf4").bnb_4bit_compute_dtype == getattr(torch, chosen)
 
 
+def test_a_4_bit_model_that_has_answered_still_passes_gradients_back_and_reads_as_before(folder):
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    model, tokenizer = models.load("tiny", quantize="nf4")
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before, held = dequantize_4bit(weight.data, weight.quant_state), weight_bytes(model)
+    with torch.inference_mode():
+        model(**tokenizer("Good morning", return_tensors="pt"))
+    assert torch.equal(dequantize_4bit(weight.data, weight.quant_state), before) and weight_bytes(model) == held
+    embedded = model.get_input_embeddings()(torch.tensor([[5, 6, 7]])).detach().requires_grad_()
+    model(inputs_embeds=embedded).logits.sum().backward()
+    assert embedded.grad.abs().sum() > 0
+
+    weight.quant_state.packing_format_for_cpu = True  # as bitsandbytes leaves a model that others loaded
+    with pytest.raises(LabError, match="packed for this CPU.*pass no gradient back"):
+        models.keep_unpacked(model)
+
+
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 def test_a_quantised_model_has_as_many_parameters_before_and_after_its_first_answer(folder, quantize):
     full = count_parameters(load(folder)[0]).total

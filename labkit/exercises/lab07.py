@@ -144,7 +144,7 @@ def byte_perplexity(answer):
         "Places times mask is largest at the last real one: (mask * torch.arange(mask.shape[1])).argmax(-1).",
         "ends = (mask * torch.arange(mask.shape[1])).argmax(-1)\nreturn logits[torch.arange(len(mask)), ends]",
     ),
-    after="`logits[:, -1]` prints nothing when it is wrong. It is why the same model has two scores in two papers.",
+    after="`logits[:, -1]` prints nothing when it is wrong: one reason why a model has two scores in two papers.",
 )
 def last_real_logits(answer):
     import torch

@@ -124,7 +124,7 @@ NOT_BETTER = 0.8  # nats: below a blind guess among six labels, 0.9, by more tha
         "clinic.budget() what there is.",
         "Checkpointing on, and the largest of 16, 8, 4, 2, 1 rows that then fits: print clinic.wants for each.",
     ),
-    after="The same sixteen rows a step, the same gradient, less than a quarter of the memory.",
+    after="The same sixteen rows a step, the same gradient, and it fits: fewer rows at once, fewer activations kept.",
 )
 def mend_memory(answer):
     from labkit import clinic
