@@ -585,8 +585,8 @@ from labkit.scratch import losses as by_hand
 targets = torch.zeros(1, dtype=torch.long)
 shown = []
 for p in (0.5, 0.9, 0.99, 0.9999):
-    logits = torch.full((1, 2048), (1 - p) / 2047).log()
-    logits[0, 0] = torch.tensor(p).log()
+    logits = torch.full((1, 2048), (1 - p) / 2047, dtype=torch.float64).log()
+    logits[0, 0] = math.log(p)
     shown.append({"p": p, "plain": float(by_hand.smoothed_loss(logits, targets, 0.0)),
                   "smoothed 0.1": float(by_hand.smoothed_loss(logits, targets, 0.1))})
 table(*shown)

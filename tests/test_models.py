@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from labkit import models, profiles
 from labkit.errors import LabError
+from labkit.livebytes import weight_bytes
 from labkit.models import count_parameters, end_of_turn, find, load, quiet
 
 TEMPLATE = (
@@ -113,8 +114,7 @@ def test_the_dtype_to_compute_in_is_what_the_machine_has_and_nf4_uses_it(monkeyp
     assert models._bitsandbytes("nf4").bnb_4bit_compute_dtype == getattr(torch, chosen)
 
 
-def test_a_4_bit_model_that_has_answered_still_passes_gradients_back_and_reads_as_before(folder):
-    import torch
+def test_a_4_bit_model_that_has_answered_still_passes_gradients_back_and_reads_as_before():
     from bitsandbytes.functional import dequantize_4bit
 
     model, tokenizer = models.load("tiny", quantize="nf4")
