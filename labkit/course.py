@@ -33,18 +33,18 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 # How the shipped outputs were made: no cell asks a hub, no training is cut short.
 OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", **dict.fromkeys(LIMITS, "")}
 
-# Steps to which the tests cut trainings, and the labs that need others. Answers are empty in a learner's copy: a
-# training there only has to run, not to learn. Solved labs were run whole when they were built, and tests/ reads what
-# they printed; there the code has to run, and the cells marked reproducible have to print the same, none of which
-# depends on a training. The first lab trains in full. A model that has hardly been trained does not know where to stop,
-# so a learner's copy lets it write a few tokens only, and scores it on a few rows. A search of a few trials runs all of
-# its code.
-SHORT, TRIALS = {"notebooks": "3", "solutions": "12"}, "6"
-LEARNER = {"LABKIT_TOKENS": "16", "LABKIT_ROWS": "96"}
+# To how much the tests cut a lab. Answers are empty in a learner's copy: a training there only has to run, not to learn.
+# Solved labs were run whole when they were built, and tests/ reads what they printed; there the code has to run, and the
+# cells marked reproducible have to print the same, none of which depends on a training. A model that has hardly been
+# trained does not know where to stop, so it writes a few tokens only, and is scored on a few rows. A search of a few
+# trials runs all of its code.
+SHORT = {"notebooks": "3", "solutions": "12"}
+CUT = {"LABKIT_TRIALS": "6", "LABKIT_TOKENS": "16", "LABKIT_ROWS": "96"}
 NEED = {
-    ("notebooks", "02"): "8",  # its early stopping has something to stop after so many
-    ("solutions", "03"): "",
-    ("solutions", "09"): "3",  # of many short trials: a look after each third is all that they have to get
+    ("notebooks", "02"): {"LABKIT_STEPS": "8"},  # its early stopping has something to stop after so many
+    ("solutions", "03"): dict.fromkeys(LIMITS, ""),  # the first lab runs in full
+    ("solutions", "07"): {"LABKIT_ROWS": ""},  # its metrics, marked reproducible, are of all test rows
+    ("solutions", "09"): {"LABKIT_STEPS": "3"},  # of many short trials: a look after each third is all they have to get
 }
 
 
@@ -77,8 +77,7 @@ def kernel_environment(scratch: Path, **settings: str) -> dict[str, str]:
 
 def offline(name: str, folder: str = "notebooks") -> dict[str, str]:
     """Settings for running a lab's notebook as the tests do: `tiny`, no hub, its trainings cut short."""
-    steps = NEED.get((folder, name[:2]), SHORT[folder])
-    return OFFLINE | {"LABKIT_STEPS": steps, "LABKIT_TRIALS": TRIALS} | (LEARNER if folder == "notebooks" else {})
+    return OFFLINE | {"LABKIT_STEPS": SHORT[folder]} | CUT | NEED.get((folder, name[:2]), {})
 
 
 def names(chosen: list[str] | None = None, root: Path = COURSE) -> list[str]:

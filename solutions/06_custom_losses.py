@@ -580,6 +580,8 @@ table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held[
 # **Predict** at which p the smoothed loss is lowest.
 
 # %% tags=["reproducible"]
+import math
+
 from labkit.scratch import losses as by_hand
 
 targets = torch.zeros(1, dtype=torch.long)
