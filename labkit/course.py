@@ -33,11 +33,11 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 # How the shipped outputs were made: no cell asks a hub, no training is cut short.
 OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", **dict.fromkeys(LIMITS, "")}
 
-# To how much the tests cut a lab. Answers are empty in a learner's copy: a training there only has to run, not to learn.
-# Solved labs were run whole when they were built, and tests/ reads what they printed; there the code has to run, and the
-# cells marked reproducible have to print the same, none of which depends on a training. A model that has hardly been
-# trained does not know where to stop, so it writes a few tokens only, and is scored on a few rows. A search of a few
-# trials runs all of its code.
+# To what the tests cut a lab. Answers are empty in a learner's copy: a training there only has to run, not to learn.
+# Solved labs were run whole when they were built, and tests/ reads what they printed; there the code has to run, and
+# the cells marked reproducible have to print the same, none of which depends on a training. A model that has hardly
+# been trained does not know where to stop, so it writes a few tokens only, and is scored on a few rows. A search of a
+# few trials runs all of its code.
 SHORT = {"notebooks": "3", "solutions": "12"}
 CUT = {"LABKIT_TRIALS": "6", "LABKIT_TOKENS": "16", "LABKIT_ROWS": "96"}
 NEED = {

@@ -658,11 +658,12 @@ from labkit.widgets.rating import RatingBox
 
 tickets, known = data.read("tickets/test").select(range(0, 576, 18)), data.read("tickets/train")
 nearest = evaluation.nearest_answer(known["text"], known["reply"], tickets["text"])
+letters, answers = list(known["text"]), list(known["reply"])
 kinds = [e["product"].split()[-1] for e in known["entities"]]
 same_kind = []
 for ticket in tickets:
     among = [i for i, kind in enumerate(kinds) if kind == ticket["entities"]["product"].split()[-1]]
-    texts, replies = ([known[column][i] for i in among] for column in ("text", "reply"))
+    texts, replies = ([column[i] for i in among] for column in (letters, answers))
     same_kind += evaluation.nearest_answer(texts, replies, [ticket["text"]])
 replies = {"any ticket": nearest, "same kind of product": same_kind}
 ratings = Ratings(tickets["text"], replies, rater="you", file=runs("lab07-ratings.jsonl"))
