@@ -601,6 +601,10 @@ table(*rows, caption=f"{len(held)} tickets")
 # accuracy does not show it, the gap does; what is shipped has to be scored again. `adapters.merge` dequantises first,
 # if not told otherwise; peft's `merge_and_unload` on a 4-bit model is the last row.
 #
+# One trap more, which prints nothing: on a CPU with bf16 instructions, bitsandbytes packs the codes anew when a 4-bit
+# model first answers, for one fast kernel. From then on they pass no gradient back, and dequantise into nonsense.
+# `labkit.models.load` switches that off. A model that you loaded in another way: train and merge before you ask it.
+#
 # ## On a real model
 # With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2. What it measured, if it was recorded, beside what you
 # have just seen:
