@@ -178,6 +178,7 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_count, metavar="ROWS", help="rows a step")
     parser.add_argument("--max-length", type=_count, metavar="TOKENS", help="longest row, question and answer together")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same splits and the same adapter")
+    parser.add_argument("--fp32", action="store_true", help="compute in float32, also where bfloat16 would be faster")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="train in so many processes of this "
                         "machine, a GPU or a core each; the result is that of one process")

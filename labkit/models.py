@@ -328,14 +328,15 @@ def _load_model(folder: Path, quantize: str | None, dtype: str) -> PreTrainedMod
     if extra := sorted(report["unexpected_keys"]):
         raise LabError(f"the weights hold {len(extra)} tensors that config.json has no place for, first {extra[0]}",
                        where=str(folder), expected="weights and config.json of the same model")
-    return keep_unpacked(model).eval()
+    return settled(model).eval()
 
 
-def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, kept from packing its 4-bit weights when it first answers.
+def settled(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, its 4-bit layers kept from changing themselves when they first answer.
 
-    On a CPU with bf16 instructions bitsandbytes packs them then, for one kernel alone: from there on they pass no
-    gradient back, merge into nonsense and are saved with other scales, and nothing tells.
+    On a CPU with bf16 instructions bitsandbytes packs their codes then, for one kernel alone: from there on they pass
+    no gradient back, merge into nonsense and are saved with other scales, and nothing tells. And it rounds their biases
+    to the dtype that they compute in; here this is done at once.
 
     Raises:
         LabError: they are packed already.
@@ -347,6 +348,8 @@ def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
             raise LabError("the 4-bit weights are packed for this CPU, since the model has answered before; they pass "
                            "no gradient back", where=name, todo="Load it by labkit.models.load(..., quantize='nf4')")
         layer.support_avx512bf16_for_cpu = False
+        if layer.bias is not None and getattr(layer, "compute_dtype", None) is not None:
+            layer.bias.data = layer.bias.data.to(layer.compute_dtype)
     return model
 
 

@@ -253,7 +253,7 @@ def finetune(
     if guard:
         findings += before_training(rows, held, tokenizer, collator, skip)
     fit = partial(_fitted, settings=settings)
-    tuned = models.keep_unpacked(fit(base))
+    tuned = models.settled(fit(base))
     counts = models.count_parameters(tuned)
     frozen, start = ({}, {})
     if guard:

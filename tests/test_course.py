@@ -316,6 +316,7 @@ def interrupt():
     while not (root / "notebooks" / "started").exists():
         time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 threading.Thread(target=interrupt, daemon=True).start()
 try:
     course.run(progress=False, root=root)

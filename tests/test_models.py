@@ -129,7 +129,7 @@ def test_a_4_bit_model_that_has_answered_still_passes_gradients_back_and_reads_a
 
     weight.quant_state.packing_format_for_cpu = True  # as bitsandbytes leaves a model that others loaded
     with pytest.raises(LabError, match="packed for this CPU.*pass no gradient back"):
-        models.keep_unpacked(model)
+        models.settled(model)
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
