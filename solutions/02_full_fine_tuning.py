@@ -26,7 +26,7 @@ print(task.train[9]["prompt"], "\n\n->", task.train[9]["completion"])
 # %% [markdown]
 # Three verbs are yours all through the course: `check("name", answer)` says what is wrong with your very answer,
 # `hint("name")` helps a little more at each call, `solution("name")` shows how we did it. Each section below loads
-# what it needs, so after a break you can start again at any heading.
+# what it needs, so after a break you can start again at any of them.
 #
 # ## One number to make smaller
 # At every place of a row the model spreads its belief over the whole vocabulary. The loss is minus the logarithm of
@@ -54,9 +54,9 @@ def next_token_loss(logits, labels):
 check("next_token_loss", next_token_loss)
 
 # %% [markdown]
-# **Predict.** Eight letters, and a model that never saw the task. The label is one of six words, and an end of turn
-# follows it. Who knows the six but not which, pays ln 6 on the label and nothing on the end: 0.9 on average. Who
-# knows nothing at all pays the logarithm of the vocabulary.
+# **Predict.** Eight letters, and a model that never saw the task. The label is one of six words (in tiny-base one token
+# each), and an end of turn follows it. Who knows the six but not which, pays ln 6 on the label and nothing on the end:
+# 0.9 on average. Who knows nothing at all pays the logarithm of the vocabulary.
 
 # %%
 import math
@@ -179,10 +179,10 @@ for name, rows in (("as they are", few), ("a broken export", broken)):
 table(*found)
 
 # %% [markdown]
-# A limit of 1 is the habit of the field, and `finetune` keeps it. Both batches are far longer than that, and after
-# clipping only their direction counts. Without the limit the odd one would weigh more than its neighbours in m by as
-# much as it is longer, for some ten steps, and in v by the square of that, for a thousand. The run further below says
-# in what share of its steps the gradient was longer than 1.
+# A limit of 1 is the habit of the field, and `finetune` keeps it. Where both batches are longer than that, only their
+# direction counts after clipping. Without the limit the odd one would weigh more than its neighbours in m by as much as
+# it is longer, for some ten steps, and in v by the square of that, for a thousand. The run further below says in what
+# share of its steps the gradient was longer than 1.
 #
 # ## The rate rises, then falls
 # ### Exercise 2.4 · warm-up, then a cosine · difficulty 2 · 7 minutes
@@ -208,7 +208,8 @@ def learning_rate_at(step, steps, warmup, peak):
 check("learning_rate_at", learning_rate_at)
 
 # %% [markdown]
-# `transformers` has it and a dozen others by name. Three of them; the title says how far yours is from its cosine:
+# `transformers` has it and about ten others by name. Three of them; the title says how far the cosine by hand is from
+# the library's:
 
 # %%
 import torch
@@ -324,10 +325,10 @@ plots.show(figure, alt=f"Lowest mean loss at {found.lowest:.0e}, the test ends a
 # while; where it shoots up, the weights are thrown away, and the test ends. Take a peak somewhat below the lowest
 # point: each dot is one batch, the test is short, and a rate that is good for a step or two is too high for hundreds.
 #
-# On real models the window is 1e-5 to 1e-4, and here it lies higher. Adam moves each weight by about the rate,
-# however many there are. In a wide layer thousands of moves add up to the same change of the output that a narrow
-# layer needs a large move for; and a model that has read a trillion tokens has more to lose. The profiles of this
-# course:
+# On real models the window is 1e-5 to 1e-4, and for tiny-base it lies higher. Adam moves each weight by about the
+# rate, however many there are. In a wide layer thousands of moves add up to the same change of the output that a
+# narrow layer needs a large move for; and a model that has read a trillion tokens has more to lose. The profiles of
+# this course:
 
 # %% tags=["reproducible"]
 from labkit.profiles import PROFILES
@@ -337,9 +338,13 @@ table(*({"profile": p.name, "parameters": f"{p.parameters / 1e6:,.0f} million", 
          f"{p.full_learning_rate:.0e}", "peak for LoRA": f"{p.learning_rate:.0e}"} for p in PROFILES.values()))
 
 # %% [markdown]
-# LoRA (lab 03) trains a small addition that starts at zero, and has a longer way to go: its rates are larger. What does
-# a rate do that is a thousand times too high? A loss that is no number, or worse than blind guessing, ends the run,
-# with a sentence. The rate that it proposes is only the next one to try; compare it with the range test above:
+# Compare your profile's peak with the lowest point of the test. Where it is hardly lower, or higher, it suits only runs
+# as short as those of this lab, some dozens of steps; for hundreds, take less. LoRA (lab 03) trains a small addition
+# that starts at zero, and has a longer way to go: its rates are larger.
+#
+# What does a rate do that is thousands of times too high? A loss that is no number, or worse than blind guessing,
+# ends the run, with a sentence. The rate that it proposes is only the next one to try; compare it with the range test
+# above:
 
 # %%
 from labkit import LabError, data, finetune, runs
@@ -583,9 +588,9 @@ table({"run": "stopped and gone on", "finished": gone_on.finished, "SHA-256 of t
       {"run": "never stopped", "finished": never.finished, "SHA-256 of the weights": digest(never)})
 
 # %% [markdown]
-# The same bytes. That holds for a kill at any moment, in the middle of writing a checkpoint too; the tests of this
-# course kill twenty runs at random to see it. A checkpoint that is damaged is set aside and named, and the one before
-# it is used. Provoke it:
+# On a CPU they are the same bytes (on a GPU some kernels add up in no fixed order, and last digits may differ). That
+# holds for a kill at any moment, in the middle of writing a checkpoint too; the tests of this course kill twenty runs
+# at random to see it. A checkpoint that is damaged is set aside and named, and the one before it is used. Provoke it:
 
 # %%
 cut = finetune(rows, out=runs("lab02-hurt"), callbacks=[CtrlC()], arguments={"save_steps": 1}, **options)
@@ -621,9 +626,9 @@ def perplexity(losses, counts):
 check("perplexity", perplexity)
 
 # %% [markdown]
-# Three small domains ship with the course: clinic notes, contract clauses, company reports, all made up. The base has
-# read none. **Predict** its perplexity on a contract. Who guesses blindly among all tokens of the vocabulary has their
-# number as perplexity: 2,048 for tiny-base.
+# Three small domains ship with the course: clinic notes, contract clauses, company reports, all made up. tiny-base has
+# read nothing of the kind. **Predict** your base's perplexity on a contract. Who guesses blindly among all tokens of
+# the vocabulary has their number as perplexity: 2,048 for tiny-base.
 
 # %%
 from labkit import data, models, texts
@@ -705,12 +710,12 @@ for name, answers in said.items():
 
 # %% [markdown]
 # Look for two things in the tuned answer: the manner of the handbook, and its fact. A small model after few steps has
-# some of its words and not yet its sense; a larger one writes a wrong fact in the right form, which is harder to see.
-# More steps, more ways to ask, or looking the answer up (retrieval) are what to try next. (tiny-base says "neutral" to
-# much that it cannot answer: a habit from what it has read.)
+# some of its words and not yet its sense; a larger one may write a wrong fact in the right form, which is harder to
+# see. More steps, more ways to ask, or looking the answer up (retrieval) are what to try next. (tiny-base says
+# "neutral" to much that it cannot answer: a habit from what it has read.)
 #
 # ## Code, in a form of its own
-# A template is a decision, and any will do if training and serving keep to it. Much code data comes in this one:
+# A template is a decision, and any will do if training and serving keep to it. Code data often comes in one like this:
 
 # %%
 from labkit import data, finetune, models, runs, texts
@@ -723,7 +728,7 @@ split = data.split(made, stratify="language", seed=0)
 print(split["train"][0]["prompt"], split["train"][0]["completion"])
 
 # %% [markdown]
-# **Predict** how far the perplexity of held-out answers falls with two dozen steps on so few rows.
+# **Predict** how far the perplexity of held-out answers falls with two dozen steps on about two hundred rows.
 
 # %%
 coder = finetune(split["train"], split["validation"], method="full", steps=24, batch_size=8, evaluate_every=12,
@@ -800,7 +805,8 @@ measured.beside("02_full_fine_tuning")
 # settings changed in between, which labkit refuses.
 # </details>
 #
-# **Next:** lab 03 leaves the weights alone and trains an addition of a twentieth of their number. How far you are:
+# **Next:** lab 03 leaves the weights alone and trains an addition of a twentieth of their number or less. How far
+# you are:
 
 # %%
 from labkit import progress

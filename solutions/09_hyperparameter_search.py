@@ -51,7 +51,8 @@ table(*({"look": number, "validation accuracy": f"{value:.1%}"} for number, valu
 
 # %% [markdown]
 # The three looks come after a third of the rows, after two thirds, and at the end. The first two score 24 validation
-# tickets, the last one 96. Further down, the first two decide whether a hopeless trial is stopped.
+# tickets, the same ones, and the last one 96. A later figure can be lower: a model does not get better at every step.
+# Further down, the first two decide whether a hopeless trial is stopped.
 #
 # ## Draw by factors, not by differences
 # Let the learning rate be anything from 1e-6 to 1e-3. **Predict**: of a thousand rates drawn evenly between the two,
@@ -132,8 +133,8 @@ drawn.table()
 
 # %% [markdown]
 # What it cost: by the clock, and in processor time divided by two, as two cores would share it. The second figure
-# leaves out what else the machine was doing. Memory is what the process holds after a trial; if trials left something
-# behind, it would keep growing.
+# leaves out what else the machine was doing, and what a GPU did. Memory is what the process holds after a trial; if
+# trials left something behind, it would keep growing.
 
 # %%
 print(f"{len(drawn.counted)} trials in {drawn.seconds:.0f} s by the clock, {drawn.busy / 2:.0f} s of two cores")
@@ -149,7 +150,8 @@ plots.show(figures.slices(drawn), alt=f"Validation accuracy of {len(drawn.counte
            f"a panel; the best has learning rate {drawn.best.params['learning_rate']:.1e}")
 
 # %% [markdown]
-# Had we stayed within the guides' range, what would we have found? Compare the two rows.
+# Had we stayed within the guides' range, what would we have found? Compare the two rows; a trial that broke counts
+# with its last look.
 
 # %%
 from labkit.tables import table
@@ -296,7 +298,8 @@ drawn = search.study("tone", search.usual_space(1e-6), trials=12, strategy="rand
                      file=runs("lab09") / "random.log")
 trials = sorted(drawn.trials, key=lambda t: -t.value)
 rates = [math.log10(t.params["learning_rate"]) for t in trials]
-good, bad, grid = rates[:4], rates[4:], [-6 + 0.05 * i for i in range(93)]
+good, bad, top = rates[:4], rates[4:], math.log10(drawn.space["learning_rate"].high)
+grid = [-6 + 0.05 * i for i in range(int((top + 6) / 0.05) + 1)]  # from 1e-6 to the upper end
 pick = by_hand(grid, good, bad, 0.4)
 figure, axes = plots.new(f"TPE would try {10**pick:.0e} next", "learning rate (log10)", "density (per factor of ten)")
 for name, part, colour in (("l: the best four", good, "blue"), ("g: the others", bad, "grey")):
@@ -310,7 +313,7 @@ plots.show(figure, alt=f"Densities of good and other rates; the largest ratio li
 # The pick lies where bad trials are *rare* beside good ones, which need not be where good ones are densest. Optuna's
 # TPE does this for all settings at once (since version 5). The first ten trials are not its choice, but the default and
 # nine at random, so that it has something to learn from. The range now lies around the profile's own rate, and the
-# median rule stops what is behind.
+# median rule stops what is behind, at the risk that it stops a winner.
 
 # %%
 from labkit import plots, runs, search
@@ -323,6 +326,10 @@ found = search.study("tone", space, **setting)
 found.table(5)
 
 # %% [markdown]
+# Compare the best rates with the profile's own, and with 1e-3, where the guides stop. The argument about small models
+# says which way the rate goes with size, all else equal, and not where the best of twenty short trials lies: the batch,
+# which sets the number of steps, and alpha / r move it, too.
+#
 # **Predict** how many of the twenty were stopped early, and whether more of those that TPE chose than of the first ten.
 
 # %%
@@ -330,9 +337,10 @@ plots.show(figures.history(found), alt=f"Accuracy of {len(found.counted)} trials
            f"{found.best.number} with {found.best.score}")
 
 # %% [markdown]
-# The median rule compares with trials that ran to their end, so its bar tends to rise, for TPE's choices too. Do not
-# compare this curve with the random search above: its range was another one. What can be compared is the best trial
-# with the default, which is trial 0 and drew its rows with the same seed. The first line says what the study cost.
+# The median rule compares with trials that ran to their end, so its bar tends to rise, for TPE's choices too; until
+# five have come so far it stops none, so a part of the first ten never met it. Do not compare this curve with the
+# random search above: its range was another one. What can be compared is the best trial with the default, which is
+# trial 0 and drew its rows with the same seed. The first line says what the study cost.
 
 # %%
 from statistics import median
@@ -357,7 +365,7 @@ table(*({"": name, **t.params, "accuracy": str(t.score)} for name, t in (("defau
 # ### It is all in the file
 # The study lies in one file, a line a change. The same call again finds twenty trials there and has nothing to do; had
 # you closed the laptop after the twelfth, it would do eight. Trial 13 draws the same settings either way, because its
-# seed is made of the study's seed and its own number.
+# seed is made of the study's seed and its own number, and TPE finds the same trials before it in the file.
 
 # %%
 import time
@@ -383,8 +391,9 @@ plots.show(figures.parallel(found), alt="Parallel coordinates of the trials: one
 
 # %% [markdown]
 # *Slices* show one setting at a time. Where TPE has tried one region again and again, the marks are dense: they are no
-# fair sample of the range any more. A cross was stopped early and shows its last look, at 24 tickets, or 0 where the
-# loss broke before the first; a dot is of 96 tickets.
+# fair sample of the range any more. Where they crowd at one end, the range may be too narrow, even if the best trial
+# lies within. A cross was stopped early and shows its last look, at 24 tickets, or 0 where the loss broke before the
+# first; a dot is of 96 tickets.
 
 # %%
 plots.show(figures.slices(found), alt="Validation accuracy over each setting in a panel; the best trial is ringed")
@@ -500,6 +509,7 @@ print(f"the best trial: {found.best.value:.1%}; five other seeds:", *(f"{value:.
 # ### Exercise 9.5 · how much is luck · difficulty 2 · 8 minutes
 # `figures` is a list of one setting's accuracies (shares), a seed each. How far apart must *two single runs* be before
 # luck alone does it only about once in twenty times? Return two standard deviations of a difference, also as a share.
+# The figures are a sample: their own standard deviation divides by n - 1.
 
 # %%
 from statistics import stdev
@@ -672,7 +682,7 @@ except LabError as error:
 # that chose nothing, and train it with some seeds.
 # </details>
 #
-# <details><summary>3. Short trials favour high learning rates. Why, and what follows?</summary>
+# <details><summary>3. Short trials tend to favour high learning rates. Why, and what follows?</summary>
 # With few steps, a low rate often does not get far enough. In a longer training, late steps at the same high rate may
 # do harm. So a search by short trials finds a neighbourhood: check the winner at full length before you believe in it.
 # </details>

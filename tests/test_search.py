@@ -427,6 +427,18 @@ def test_every_figure_says_its_finding_and_names_its_axes(told):
     assert ("the best lies within every range" in sliced.get_suptitle()) == inside
 
 
+def test_equal_figures_are_drawn_one_above_the_other_and_not_as_one_dot(told):
+    from labkit.search import figures
+
+    again = [0.5, 0.52, 0.5, 0.5, 0.51]
+    (axes,) = figures.seeds(told, again).axes
+    dots = [[tuple(spot) for spot in marks.get_offsets().tolist()] for marks in axes.collections]
+    assert sorted(map(len, dots)) == [5, 5] and len({*dots[0], *dots[1]}) == 10
+    seeds = next(some for some in dots if some[1][1] == 0)  # the one that is alone stays on its row
+    assert [x for x, _ in seeds] == pytest.approx([100 * value for value in again])
+    assert [y for _, y in seeds] == pytest.approx([-0.14, 0, 0, 0.14, 0])
+
+
 def test_the_importances_find_the_setting_that_was_made_to_matter(told):
     from labkit.search import figures
 

@@ -464,7 +464,7 @@ def _usual_fall(s: int, steps: int, warmup: int, peak: float) -> list:
         "Mean × count gives the sum back. Add the sums, and divide by all the labels. Leave out a count of 0.",
         "return sum(x * n for x, n in zip(losses, counts) if n) / sum(counts)",
     ),
-    after="Trainers took the mean of means for years, and nobody saw it: the curve looks fine.",
+    after="Trainers took the mean of means for years, and hardly anybody saw it: the curve looks fine.",
 )  # fmt: skip
 def accumulated_loss(answer):
     cases = ([2.0, 4.0, 1.0], [10, 60, 30]), ([1.5], [7]), ([0.5, 3.0], [8, 24])

@@ -5,6 +5,7 @@ Takes a Study and gives matplotlib Figures by `plots`, each with its finding in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -215,6 +216,19 @@ def history(study: Study) -> Figure:
     return figure
 
 
+def _apart(values: Sequence[float], step: float = 0.14) -> list[float]:
+    """How far up or down each value is drawn, so that equal ones stand one above the other around their row.
+
+    >>> _apart([0.5, 0.25, 0.5], step=0.5)
+    [-0.25, 0.0, 0.25]
+    """
+    equal, drawn, away = Counter(values), Counter(), []
+    for value in values:
+        away.append(step * (drawn[value] - (equal[value] - 1) / 2))
+        drawn[value] += 1
+    return away
+
+
 def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
     """The best trials of a study beside one setting with other seeds, and how far that luck reaches from the first.
 
@@ -231,8 +245,9 @@ def seeds(study: Study, again: Sequence[float], most: int = 5) -> Figure:
     low, high = done[0].value - reach, done[0].value + reach
     axes.axvspan(times * low, times * (min(1, high) if times > 1 else high), color=plots.COLOURS["grey"],
                  alpha=0.15, label="the first ± the luck between two runs")
-    axes.scatter([times * v for v in again], [0] * len(again), color=plots.COLOURS["orange"], marker="D", s=40)
-    axes.scatter([times * t.value for t in done], [1] * len(done), color=plots.COLOURS["blue"], s=40)
+    for row, values, colour, mark in ((0, again, "orange", "D"), (1, [t.value for t in done], "blue", "o")):
+        axes.scatter([times * v for v in values], [row + away for away in _apart(values)],
+                     color=plots.COLOURS[colour], marker=mark, s=40)
     axes.set_yticks([0, 1], [f"one setting,\n{len(again)} seeds", f"best {len(done)}\nsettings"])
     axes.set_ylim(-0.6, 1.6)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
