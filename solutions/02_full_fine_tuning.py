@@ -411,12 +411,11 @@ table(*({"step": a["step"], "16 at once": a["loss"], "4 times 4": b["loss"]} for
 from labkit import current, data, evaluation, finetune, measured, models, runs
 from labkit.tables import table
 
-task, steps = data.ticket_task("tone"), current().steps * 2 // 5
+task, steps = data.ticket_task("tone"), current().steps * 2 // 3
 held = task.test.select(range(0, len(task.test), 3))  # a third, of nearly all families
 families = evaluation.groups_of(held)
-full = finetune(task.train, method="full", steps=steps, out=runs("lab02-full"), reuse=True)
-lora = finetune(task.train, steps=2 * steps // 3, learning_rate=2 * current().learning_rate, out=runs("lab02-lora"),
-                reuse=True)
+full = finetune(task.train, method="full", steps=steps, learning_rate=1e-4, out=runs("lab02-full"), reuse=True)
+lora = finetune(task.train, steps=2 * steps // 3, out=runs("lab02-lora"), reuse=True)
 asked = {"base model": models.load(), "full fine-tuning": full.loaded, "LoRA": lora.loaded}
 guesses = {
     "majority class": evaluation.majority(task.train["label"], len(held)),
@@ -462,10 +461,9 @@ print(questions[0]["prompt"], "\n->", questions[0]["completion"])
 # equally likely tokens), and how many of the questions are still answered?
 
 # %%
-task, steps = data.ticket_task("tone"), current().steps * 2 // 5
-full = finetune(task.train, method="full", steps=steps, out=runs("lab02-full"), reuse=True)
-lora = finetune(task.train, steps=2 * steps // 3, learning_rate=2 * current().learning_rate, out=runs("lab02-lora"),
-                reuse=True)
+task, steps = data.ticket_task("tone"), current().steps * 2 // 3
+full = finetune(task.train, method="full", steps=steps, learning_rate=1e-4, out=runs("lab02-full"), reuse=True)
+lora = finetune(task.train, steps=2 * steps // 3, out=runs("lab02-lora"), reuse=True)
 found = {}
 for name, (model, tokenizer) in {"base model": models.load(), "full": full.loaded, "LoRA": lora.loaded}.items():
     said = evaluation.generate(model, tokenizer, questions["prompt"], max_new_tokens=24)

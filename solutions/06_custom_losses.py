@@ -471,7 +471,8 @@ import torch
 from labkit import current, data, evaluation, finetune, models, runs
 
 task = data.ticket_task("tone")
-teacher = finetune(task.train, method="full", steps=current().steps * 2 // 5, out=runs("lab02-full"), reuse=True)
+teacher = finetune(task.train, method="full", steps=current().steps * 2 // 3, learning_rate=1e-4,
+                   out=runs("lab02-full"), reuse=True)
 letters = task.train.shuffle(seed=0).select(range(2400 // current().test_every))
 doubt = evaluation.score_labels(*teacher.loaded, letters["prompt"], task.labels)  # (letters, 6), log-likelihoods
 print(letters[0]["text"], "\n")

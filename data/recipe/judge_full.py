@@ -18,19 +18,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import judge  # noqa: E402
 
 OUT = judge.DATA / "tiny-base" / "judged_full.json"
-STEPS = PROFILES["tiny"].steps * 2 // 5  # as the notebook
+STEPS, RATE = PROFILES["tiny"].steps * 2 // 3, 1e-4  # as the notebook
 
 
 def main() -> None:
     task = data.ticket_task("tone", "tiny")
     families = evaluation.groups_of(task.test)
-    rate = PROFILES["tiny"].full_learning_rate
-    judged: dict = {"judged": judge.what_is_judged(), "steps": STEPS, "learning rate": rate}
+    judged: dict = {"judged": judge.what_is_judged(), "steps": STEPS, "learning rate": RATE}
     base = evaluation.classify(*models.load("tiny"), task.test["prompt"], task.labels)
     judged["base, accuracy"] = str(evaluation.accuracy(task.test["label"], base, families))
     for seed in (0, 1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            run = finetune(task.train, model="tiny", method="full", steps=STEPS, seed=seed, out=folder)
+            run = finetune(task.train, model="tiny", method="full", steps=STEPS, learning_rate=RATE, seed=seed,
+                           out=folder)
             said = evaluation.classify(*run.loaded, task.test["prompt"], task.labels)
         judged[f"full, seed {seed}"] = str(evaluation.accuracy(task.test["label"], said, families))
         print(seed, judged[f"full, seed {seed}"], f"{run.seconds:.0f} s", flush=True)
