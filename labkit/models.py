@@ -32,6 +32,8 @@ PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 NOT_PATTERNS = ["*/*", "consolidated*"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Whoever imports bitsandbytes on a CPU with bf16 instructions is told of an optional package.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 HUB_TIMEOUT = 10  # seconds for the hub's first answer
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,7 +57,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as theirs
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    # bitsandbytes names an optional package at import; huggingface_hub tells of every retry.
+    # huggingface_hub tells of every retry.
     others = [(logger, logger.level) for logger in map(logging.getLogger, ("bitsandbytes", "huggingface_hub"))]
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()

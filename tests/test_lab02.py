@@ -61,7 +61,6 @@ def test_full_fine_tuning_beats_the_base_and_the_bag_of_words(outputs):
     assert found["base model"] <= 40 and found["full fine-tuning"] >= found["bag of words"]
 
 
-@pytest.mark.xfail(strict=True, reason=SHORT)
 def test_the_solved_notebook_shows_the_row_of_the_course(outputs):
     assert tone(outputs)["full fine-tuning"] >= 95
 
@@ -75,7 +74,7 @@ def test_the_base_picks_the_right_tone_of_two_in_five_at_most():
 
 
 @pytest.mark.xfail(strict=True, reason=SHORT)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 2])  # of all 576 test tickets; the notebook asks every third
 def test_the_row_of_accuracy_holds_for_three_seeds(seed):
     assert float(judged()[f"full, seed {seed}"].split("%")[0]) >= 95
 

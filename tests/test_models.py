@@ -154,6 +154,13 @@ for quantize in (None, "nf4", "int8"):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_bitsandbytes_is_imported_without_a_word_by_whoever_imports_it():
+    code = "from labkit import training; import bitsandbytes"
+    env = os.environ | {"PYTHONPATH": str(profiles.COURSE), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_quiet_gives_the_libraries_their_voices_back():
     from transformers.utils import logging as theirs
 
