@@ -355,6 +355,19 @@ def settled(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def compute_in(model: PreTrainedModel, dtype: str) -> None:
+    """Let a model's 4-bit layers multiply in this dtype: "float32" where another model's answers are compared closely.
+
+    Their codes stay as they are; what `load` chose by the machine may be bfloat16, whose rounding is larger than what
+    a merge changes.
+    """
+    import torch
+
+    for layer in model.modules():
+        if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:
+            layer.compute_dtype = getattr(torch, dtype)
+
+
 def _bitsandbytes(quantize: str):
     import torch
     from transformers import BitsAndBytesConfig

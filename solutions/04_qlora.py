@@ -575,6 +575,7 @@ task = data.ticket_task("intent")
 run = finetune(task.train, steps=current().steps // 2, quantize="nf4", out=runs("lab04-QLoRA"), reuse=True)
 held = task.test.select(range(0, len(task.test), 3))
 families = evaluation.groups_of(held)
+models.compute_in(run.model, "float32")  # bfloat16 rounds by more than a merge changes
 over_fp32 = adapters.load(models.load(run.settings["model"])[0], run.folder / "adapter")
 ways = {
     "as trained: NF4 and adapter": run.model,

@@ -416,7 +416,7 @@ kinds = {"cross-entropy": None, "class-weighted": partial(losses.class_weighted,
          "focal, gamma 2": partial(losses.focal, gamma=2.0)}
 said = {}
 for name, loss in kinds.items():
-    run = finetune(slice_, steps=current().steps // 2, loss=loss, out=runs(f"lab06-{name.split(',')[0]}"))
+    run = finetune(slice_, steps=current().steps * 3 // 4, loss=loss, out=runs(f"lab06-{name.split(',')[0]}"))
     said[name] = evaluation.classify(run.model, run.tokenizer, held["prompt"], task.labels)
 plain = said["cross-entropy"]
 table(*({"": name, f"F1 of {rare}": str(evaluation.class_f1(held["label"], s, rare, families)),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from labkit import adapters, models, profiles
+from labkit import adapters, models
 from labkit.errors import LabError
 from labkit.scratch.lora import LoRALinear, merged_weight
 
@@ -220,10 +220,9 @@ def test_an_adapter_of_another_base_is_refused(saved):
         adapters.load(models.load("small")[0], saved)
 
 
-def test_over_4_bits_a_merge_is_in_full_precision_and_leaves_the_model_alone_and_quantised_again_it_is_not_the_same(
-        monkeypatch):
-    monkeypatch.setattr(profiles, "compute_dtype", lambda: "float32")  # bfloat16 alone would be off by more
+def test_over_4_bits_a_merge_is_in_full_precision_and_leaves_the_model_alone_and_quantised_again_it_is_not_the_same():
     model = adapters.attach_lora(models.load("tiny", quantize="nf4")[0], 4).eval()
+    models.compute_in(model, "float32")  # bfloat16 alone would be off by more
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
