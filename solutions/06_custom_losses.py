@@ -610,7 +610,7 @@ from labkit.tables import table
 task, tokenizer = data.ticket_task("tone"), models.load()[1]
 slice_ = data.with_rare(task.train, "fear", keep=36)
 allowed = sorted({token for label in task.labels for token in encode_completion(tokenizer, label)})
-run = finetune(slice_, steps=current().steps // 2, out=runs("lab06-cross-entropy"), reuse=True)
+run = finetune(slice_, steps=current().steps * 3 // 4, out=runs("lab06-cross-entropy"), reuse=True)
 batch = collate(encode(task.validation.select(range(32)), tokenizer).to_list(), pad_id(tokenizer))
 
 # %% [markdown]
