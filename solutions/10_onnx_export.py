@@ -497,7 +497,7 @@ deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines if line 
 print(*deltas, lines[-1], sep="\n")
 
 # %% [markdown]
-# Now more clients than it takes: 12 at once, where 2 are answered and 4 may wait. What should happen to the rest? A
+# Now more clients than it takes: 12 at once, where 1 is answered and 2 may wait. What should happen to the rest? A
 # server without limits takes them all, slows down for everybody, and may run out of memory. This one says *come back
 # later*. The cell counts the HTTP codes of the replies:
 
@@ -517,13 +517,13 @@ def status(url):
         return error.code
 
 
-with running(many, Limits(running=2, waiting=4)) as url, ThreadPoolExecutor(12) as pool:
+with running(many, Limits(running=1, waiting=2)) as url, ThreadPoolExecutor(12) as pool:
     codes = list(pool.map(status, [url] * 12))
 print({code: codes.count(code) for code in sorted(set(codes))})
 
 # %% [markdown]
 # 200 is an answer; 429 means *too many requests*, with a header that says when to try again, and OpenAI's own client
-# does so by itself. Fewer than six may be sent away, for whoever comes next takes a place that has become free. The
+# does so by itself. Fewer than nine may be sent away, for whoever comes next takes a place that has become free. The
 # same model in a window: choose an adapter, ask, and watch the answer come.
 
 # %%
