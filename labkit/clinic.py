@@ -90,14 +90,14 @@ def _sick(name: str) -> dict:
 
 
 def wants(method: str = "full", batch_size: int = ROWS, accumulation: int = 1, checkpointing: bool = False) -> int:
-    """Bytes that a step of the memory case will hold at its worst moment, predicted.
+    """Bytes that a step of the memory case will hold at its worst moment, predicted; on a GPU no other than on a CPU.
 
     Args:
         method: "full", "lora" or "qlora". batch_size: rows that go through at once.
         accumulation: such parts a step. checkpointing: whether activations are computed twice in place of kept.
     """
     return models.memory(None, method, batch=batch_size * accumulation, accumulation=accumulation, length=LENGTH,
-                         rank=8, checkpointing=checkpointing, bf16=False).peak
+                         rank=8, checkpointing=checkpointing, bf16=False, device="cpu").peak
 
 
 def budget() -> int:
@@ -121,6 +121,8 @@ def cramped(budget, method: str = "full", batch_size: int = ROWS, accumulation: 
         gap = LENGTH - len(row["input_ids"])
         row["input_ids"], row["labels"] = [9] * gap + row["input_ids"], [9] * gap + row["labels"]
     more = {"gradient_accumulation_steps": accumulation, "activation_checkpointing": checkpointing}
+    if profiles.device() == "cuda":  # a GPU's usual AdamW makes temporaries as large as all gradients; this makes none
+        more["optim"] = "adamw_torch_fused"
     return finetune(Dataset.from_list(rows).select_columns(["input_ids", "labels"]),
                     method="full" if method == "full" else "lora", quantize="nf4" if method == "qlora" else None,
                     steps=ASKED, batch_size=batch_size, rank=8, bf16=False, guard=False, arguments=more,

@@ -62,12 +62,12 @@ def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor
     On a GPU it is torch.cuda.max_memory_allocated. On a CPU nobody keeps such a count, so each operation's results are
     watched (a TorchDispatchMode): a storage counts from the operation that makes it until it is freed, whoever holds
     it, autograd's saved tensors included. Not seen: what a kernel takes for itself and gives back before it returns,
-    the allocator's rounding, and Python.
+    the allocator's rounding, and Python. With a limit a GPU's tensors are counted in that way, too.
 
     Args:
         model: its weights, gradients and buffers are held from the start.
         more: other tensors that are, such as an optimizer's moments.
-        limit: bytes; on a CPU, whoever wants more gets the error that a full GPU gives.
+        limit: bytes; whoever wants more gets the error that a full GPU gives.
 
     Raises:
         torch.OutOfMemoryError: the limit was passed.
@@ -75,7 +75,7 @@ def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor
     import torch
 
     peak = Peak()
-    if torch.cuda.is_available():
+    if limit is None and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         peak.start = torch.cuda.memory_allocated()
         try:

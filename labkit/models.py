@@ -5,6 +5,7 @@ First step of everything that trains, scores or exports: what comes out of `load
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -308,6 +309,8 @@ def _load_model(folder: Path, quantize: str | None, dtype: str) -> PreTrainedMod
     from transformers import AutoModelForCausalLM
 
     device = profiles.device()
+    if device == "cuda":  # a Trainer and its model hold each other, and a GPU that fills up does not make Python look
+        gc.collect()
     options = {"dtype": getattr(torch, dtype)}
     if quantize:
         options |= {"quantization_config": _bitsandbytes(quantize), "device_map": {"": device}}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PEAK = {"T4": 65e12, "L4": 121e12, "RTX 4090": 165e12, "A100": 312e12, "H100": 989e12}
 # FLOPs for each parameter and token: 2 forward, 2 for the gradients of activations, 2 for those of weights.
 FLOPS = {"full": 6, "lora": 4, "qlora": 4}
+SQUARE = {"cpu": 1024, "cuda": 8192}  # width of the matrix whose products are measured
+TOKENS = {"cpu": (1, 4, 16, 64), "cuda": (1, 4, 16, 64, 256, 1024)}  # rows of them
 STAGES = {1: ("optimizer",), 2: ("optimizer", "gradients"), 3: ("optimizer", "gradients", "weights")}
 
 
@@ -185,17 +187,21 @@ class Roof:
         return min(self.peak, self.intensity(rows) * self.bandwidth)
 
 
-def roof(dtype: str = "float32", width: int = 1024, rows: Sequence[int] = (1, 4, 16, 64)) -> Roof:
+def roof(dtype: str = "float32", width: int | None = None, rows: Sequence[int] | None = None) -> Roof:
     """Measure products of `rows` tokens with a square matrix on this machine's device.
 
     Args:
-        dtype: "float32" or "bfloat16". width: of the matrix. rows: from few to many, until one takes a second.
+        dtype: "float32" or "bfloat16".
+        width: of the matrix; None is 1,024, or 8,192 on a GPU, where starting a smaller product takes the longest.
+        rows: from few to many, until one takes a second; None is 1 to 64, or 1 to 1,024 on a GPU.
     """
     import torch
 
     from labkit import profiles
 
     device = profiles.device()
+    width = width or SQUARE[device]
+    rows = TOKENS[device] if rows is None else rows
     kind = getattr(torch, dtype)
     weights = torch.randn(width, width, device=device).to(kind)
     points = []

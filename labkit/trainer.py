@@ -5,6 +5,7 @@ Stands between `finetune` (which says what to train) and transformers (which tra
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -112,6 +113,16 @@ def make_trainer(
                 super()._save_rng_state(output_dir)
                 if (mine := Path(output_dir, "rng_state_0.pth")).exists():
                     mine.replace(mine.with_name("rng_state.pth"))
+
+        def _load_rng_state(self, checkpoint):
+            # A checkpoint of CPUs, or of another number of GPUs, has no state for the generator of this GPU. That would
+            # be an error in the log; dropout is then drawn anew, and nothing else hangs on it.
+            log = logging.getLogger("transformers.trainer_pt_utils")
+            log.disabled, was = True, log.disabled
+            try:
+                super()._load_rng_state(checkpoint)
+            finally:
+                log.disabled = was
 
         def _save_checkpoint(self, model, trial):
             rates = self._get_learning_rate(), self.args.learning_rate

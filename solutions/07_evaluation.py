@@ -293,7 +293,8 @@ def careless(size):
     right = 0
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        ids, mask = evaluation.padded([encode_prompt(tokenizer, p) for p in part["prompt"]], pad_id(tokenizer), "right")
+        asked = [encode_prompt(tokenizer, p) for p in part["prompt"]]
+        ids, mask = (x.to(model.device) for x in evaluation.padded(asked, pad_id(tokenizer), "right"))
         with torch.no_grad(), models.quiet():
             said = model(input_ids=ids, attention_mask=mask).logits[:, -1, first].argmax(-1)
         right += sum(task.labels[i] == answer for i, answer in zip(said, part["completion"]))

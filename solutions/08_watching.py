@@ -223,9 +223,9 @@ table(*({"run": name, "accuracy": str(score)} for name, score in scores.items())
 
 # %% [markdown]
 # ## Patient 2: it does not fit
-# This run trains all weights on sixteen long rows a step, under a memory budget. On a GPU the budget is a real limit of
-# torch's allocator, and the error a real one; on a CPU every tensor is counted, and the one that passes the limit stops
-# the run in the same way. What stops it is a *tripwire*, a check of labkit's that ends a run with a sentence.
+# This run trains all weights on sixteen long rows a step, under a memory budget. Every tensor is counted, and the one
+# that passes the limit stops the run with the error of a full GPU; on a GPU too, where the real limit is far off. What
+# tells you is a *tripwire*, a check of labkit's that ends a run with a sentence.
 
 # %%
 from labkit import LabError, check, clinic, monitoring

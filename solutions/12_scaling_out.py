@@ -60,7 +60,13 @@ from labkit.losses import masked
 model, tokenizer = models.load("tiny")
 tone, reply = (encode(data.ticket_task(name).train.select(range(8)), tokenizer) for name in ("tone", "reply"))
 rows = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in (*tone, *reply)]
-parts = [collate(rows[i : i + 4], pad_id(tokenizer)) for i in range(0, 16, 4)]
+
+
+def batch_of(rows):
+    return {name: value.to(model.device) for name, value in collate(rows, pad_id(tokenizer)).items()}
+
+
+parts = [batch_of(rows[i : i + 4]) for i in range(0, 16, 4)]
 counts = [int((part["labels"] != -100).sum()) for part in parts]
 print("tokens that count in each part:", *counts)
 
@@ -77,7 +83,7 @@ def gradient(parts, items=None):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-whole = [collate(rows, pad_id(tokenizer))]
+whole = [batch_of(rows)]
 want, good, naive = gradient(whole), gradient(parts, sum(counts)), gradient(parts)
 off = [float((g - want).norm() / want.norm()) for g in (good, naive)]
 print(f"divided by all tokens of the step: off by {off[0]:.0e}, below 1e-4: {off[0] < 1e-4}")
@@ -144,8 +150,8 @@ print((jobs / "train.py").read_text().partition("\n\n\n")[2])
 
 # %% [markdown]
 # `torchrun` starts it twice and tells each process its number by an environment variable, RANK. CPUs exchange tensors
-# by a library called *gloo*, GPUs by *nccl*. (`show` runs a command in that folder, as your shell would, and prints
-# what it said.)
+# by a library called *gloo*, GPUs by *nccl*, which wants a GPU for each process. (`show` runs a command in that folder,
+# as your shell would, and prints what it said. Where there is one GPU, it hides it, and the two meet on the CPU.)
 
 # %%
 from labkit import launch
@@ -260,8 +266,8 @@ plots.show(figure, alt=f"Speed-up over 1 to 16 processes: LoRA nearly the ideal 
 
 # %% [markdown]
 # And here? Two processes on one machine share the cores that one process could use alone, so no gain is promised. These
-# are your own seconds for those ten steps. Run the cell with torchrun and the one after it again, then this one, to see
-# how far they vary by chance:
+# are your own seconds for those ten steps (with one GPU, the one process had it, and the two had the CPU: then compare
+# nothing). Run the cell with torchrun and the one after it again, then this one, to see how far they vary by chance:
 
 # %%
 from labkit import measured, profiles
@@ -294,7 +300,7 @@ plots.show(scaling.draw_loading(waiting, f"A step with more loader workers: by t
 # **Memory or arithmetic.** One token times a matrix of d × d reads all d² numbers for 2 d² FLOPs (additions and
 # multiplications). Sixty-four tokens read them once for sixty-four times as much work. The *roofline* says: speed =
 # min(peak, FLOPs per byte × bandwidth). **Predict**: how many times as many FLOPs a second does this machine do with 64
-# tokens as with one?
+# tokens (on a GPU: with 1,024) as with one?
 
 # %%
 from labkit import measured, plots, profiles, scaling
@@ -453,8 +459,8 @@ lengths = [len(ids) for ids in encode(rows, models.load("tiny")[1])["input_ids"]
 tokens = one.settings["steps"] * one.settings["batch_size"] * max(lengths)  # padded to the longest, as an upper bound
 peak = scaling.roof("float32").peak
 used = scaling.plan(tokens, one.total, peak, price=0, utilisation=1).seconds / one.seconds
-measured.note("12_scaling_out", utilisation=f"{used:.0%}")
-print(f"{tokens:,} tokens, {one.total:,} parameters, {one.seconds:.1f} s: {used:.0%} of {peak / 1e9:.1f} GFLOP/s")
+measured.note("12_scaling_out", utilisation=f"{used:.1%}")
+print(f"{tokens:,} tokens, {one.total:,} parameters, {one.seconds:.1f} s: {used:.1%} of {peak / 1e9:.1f} GFLOP/s")
 
 # %% [markdown]
 # The peak was measured anew, so it may differ from the one above. The share is rather too high than too low, since

@@ -15,7 +15,20 @@ from exported import random_adapter, with_adapters
 
 from labkit import LabError, adapters, data, evaluation, models
 from labkit.data.encode import encode_prompt
-from labkit.export import INT4, ROAD, STRINGS, OnnxModel, Recipe, calibrate, gaps, graph, measure, quantize, to_onnx
+from labkit.export import (
+    INT4,
+    ROAD,
+    STRINGS,
+    OnnxModel,
+    Recipe,
+    calibrate,
+    gaps,
+    graph,
+    measure,
+    quantize,
+    to_onnx,
+    weigh,
+)
 from labkit.export.adapters import place_of
 from labkit.export.build import quantised
 from labkit.export.measure import kl, speed
@@ -319,6 +332,13 @@ def test_speed_is_of_the_quickest_repeats_and_decoding_of_one_answer_at_a_time(f
 def test_pytorch_is_timed_token_by_token_too():
     times = measure._torch(models.load("tiny")[0], [[5, 6, 7]] * 2)(6)
     assert len(times) == 6 and times == sorted(times) and times[0] > 0
+
+
+def test_a_process_is_weighed_on_the_cpu(monkeypatch):
+    seen = []
+    monkeypatch.setattr(weigh.subprocess, "run", lambda words, env, **more: seen.append(env) or
+                        subprocess.CompletedProcess(words, 0, "123\n", ""))
+    assert weigh.process_memory({"a": {"onnx": "x"}}) == {"a": 123} and seen[0]["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_an_exported_model_answers_without_pytorch(fp32):

@@ -289,6 +289,22 @@ def test_logits_that_are_no_numbers_do_not_agree():
 # -- batch and padding -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("compute", ["bfloat16", "float16"])
+def test_logits_over_4_bits_are_those_of_float32_whatever_a_gpu_would_multiply_in(examples, monkeypatch, compute):
+    monkeypatch.setattr(profiles, "compute_dtype", lambda: compute)
+    model, tokenizer = models.load("tiny", quantize="nf4")
+    layer = model.model.layers[0].mlp.up_proj
+    layer.bias = torch.nn.Parameter(torch.full((layer.out_features,), 0.1, dtype=getattr(torch, compute)), False)
+    batch = collate(encode(examples.select(range(3)), tokenizer).to_list(), pad_id(tokenizer))
+    found = guards.logits_of(model, batch)
+    assert layer.compute_dtype == layer.bias.dtype == getattr(torch, compute)
+    layer.bias.data = layer.bias.data.float()
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = torch.float32
+    assert torch.equal(found, guards.logits_of(model, batch))
+
+
 def test_a_score_that_depends_on_its_batch_because_padding_is_not_masked_is_refused(examples, tiny):
     model, tokenizer = tiny
     prompts = [encode_prompt(tokenizer, "Hello"), *(encode_prompt(tokenizer, prompt) for prompt in examples["prompt"])]

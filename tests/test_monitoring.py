@@ -6,13 +6,15 @@ import io
 import json
 import time
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from labkit import LabError, clinic, finetune, guards, models, monitoring, plots
+from labkit import LabError, clinic, finetune, guards, models, monitoring, plots, profiles
 from labkit.cli import main
 from labkit.data.encode import collate, encode, pad_id
+from labkit.livebytes import peak_bytes
 from labkit.monitoring import Budget, Meter, board
 from labkit.monitoring.live import svg
 from labkit.scratch import watching
@@ -76,6 +78,17 @@ def test_the_longest_step_grows_with_the_rate_and_is_named_outside_of_its_band(r
 def test_a_meter_that_does_not_look_keeps_the_time_alone(rows, tmp_path):
     run = finetune(rows, out=tmp_path, callbacks=[Meter(look=False).callback()], **FEW)
     assert run.meter["seconds_a_step"] > 0 and run.meter["padding"] == 0 and "move" not in run.meter
+
+
+def test_the_clock_of_a_step_waits_for_a_gpu_and_does_not_call_that_watching(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: time.sleep(0.2))  # the GPU works on for so long
+    meter = Meter(look=False)
+    callback, state = meter.callback(), SimpleNamespace(global_step=0, max_steps=1)
+    callback.on_train_begin(None, state, None, model=None)
+    callback.on_step_begin(None, state, None)
+    callback.on_step_end(None, state, None)
+    assert meter.work[0] >= 0.2 and meter.spent < 0.1
 
 
 def test_looking_takes_at_most_three_per_cent_of_the_time(logged):
@@ -152,6 +165,23 @@ def test_a_training_within_the_budget_runs_and_its_peak_is_near_the_prediction(t
     assert 0.7 * clinic.wants(**how) < budget.peak < 1.15 * clinic.wants(**how)
     with pytest.raises(LabError, match="expected a number from 1 on"):
         Budget(0)
+
+
+def test_a_budget_is_counted_on_a_machine_with_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(torch.OutOfMemoryError, match="the budget is 1.0 MB"), peak_bytes(limit=1_000_000):
+        torch.zeros(1_000_000)
+
+
+@pytest.mark.parametrize("profile", ["tiny", "small", "full"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_neither_remedy_fits_the_budget_alone_and_both_together_do(monkeypatch, profile, device):
+    monkeypatch.setattr(profiles, "_chosen", profile)
+    monkeypatch.setattr(profiles, "device", lambda: device)
+    mend = clinic.MENDED["memory"]
+    alone = ({}, {"checkpointing": True}, {"batch_size": 4, "accumulation": 4})
+    assert all(clinic.wants(**how) > clinic.budget() for how in alone)
+    assert clinic.wants(**mend) < clinic.budget() < clinic.wants(**mend | {"batch_size": 8, "accumulation": 2})
 
 
 def test_an_error_that_stops_a_training_brings_its_curve(rows, tmp_path):

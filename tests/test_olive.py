@@ -14,9 +14,9 @@ from exported import random_adapter
 from packaging.version import Version
 from safetensors.numpy import load_file
 
-from labkit import LabError, data, models, olive
+from labkit import LabError, data, models, olive, profiles
 from labkit.export.adopt import adopt
-from labkit.olive import parsing, workflow
+from labkit.olive import parsing, warm, workflow
 from labkit.olive.command import reason, tidy, without_warnings
 from labkit.profiles import COURSE
 from labkit.scratch import onnx_inputs
@@ -216,6 +216,14 @@ def test_an_adapter_file_is_read_as_it_was_written_and_a_damaged_one_is_told(tmp
             olive.read_adapter(where)
     with pytest.raises(LabError, match="no weights"):
         olive.write_adapter({}, file)
+
+
+def test_with_a_gpu_each_command_is_a_process_of_its_own(desk, monkeypatch):
+    """A process that has looked for a GPU, as the one that forks has, leaves its children none."""
+    monkeypatch.setattr(profiles, "device", lambda: "cuda")
+    monkeypatch.setattr(warm, "call", lambda *_: pytest.fail("it was forked"))
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 0))
+    assert desk.run("finetune -m base -o nowhere").files == {}
 
 
 RECORD = json.loads(workflow.TRIED.read_text(encoding="utf-8")) if workflow.TRIED.is_file() else {"rows": []}

@@ -18,7 +18,7 @@ from labkit.profiles import python_path
 
 
 def process_memory(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Bytes of a new process that loads a model and gives one short answer, for each name.
+    """Bytes of a new process that loads a model on the CPU and gives one short answer, for each name.
 
     Args:
         specs: {"onnx": folder}, or {"run": folder, "dtype": "float32" or "bfloat16", "merge": bool} for PyTorch.
@@ -26,7 +26,7 @@ def process_memory(specs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     Raises:
         LabError: a process failed.
     """
-    env = {**os.environ, "PYTHONPATH": python_path()}
+    env = {**os.environ, "PYTHONPATH": python_path(), "CUDA_VISIBLE_DEVICES": ""}  # what lies on a GPU is not counted
 
     def weigh(spec: Mapping[str, Any]) -> int:
         words = [sys.executable, "-m", "labkit.export.weigh", json.dumps(dict(spec), default=str)]

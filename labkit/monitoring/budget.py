@@ -1,6 +1,7 @@
 """A budget of memory: a training that wants more stops as on a full GPU, and says what would help.
 
-On a GPU the budget is a real limit of torch's allocator; on a CPU tensors are counted by `livebytes`.
+Tensors are counted by `livebytes`, on a GPU too: torch's allocator could be given a limit there, but it takes memory in
+pieces of 2 and 20 MB, and in its sum is what other cells hold.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from labkit.models import quiet
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-WATCHED = 3  # steps that are counted on a CPU: Adam's moments are there from the second on
+WATCHED = 3  # steps that are counted: Adam's moments are there from the second on
 
 
 class Budget:
@@ -26,7 +27,7 @@ class Budget:
         with Budget(60e6) as budget:
             run = finetune(rows, callbacks=[budget.callback()])
 
-    `peak` is what was held at most so far, in bytes: over the first steps on a CPU, in all on a GPU.
+    `peak` is what was held at most over the first steps, in bytes.
 
     Raises:
         LabError: fewer than 1 byte.
@@ -38,21 +39,10 @@ class Budget:
         self.bytes, self.peak, self._step = int(bytes), 0, ExitStack()
 
     def __enter__(self) -> Budget:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self.bytes / torch.cuda.mem_get_info()[1]))
         return self
 
     def __exit__(self, *_) -> None:
-        import torch
-
         self._step.close()  # a step that broke off never came to its end
-        if torch.cuda.is_available():
-            self.peak = torch.cuda.max_memory_allocated()
-            torch.cuda.set_per_process_memory_fraction(1.0)
 
     def callback(self) -> TrainerCallback:
         with quiet():
@@ -62,9 +52,7 @@ class Budget:
 
         class Count(TrainerCallback):
             def on_step_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
-                import torch
-
-                if torch.cuda.is_available() or state.global_step >= WATCHED:
+                if state.global_step >= WATCHED:
                     return
                 self.seen = outer._step.enter_context(peak_bytes(model, moments(optimizer), outer.bytes))
 

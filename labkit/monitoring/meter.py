@@ -125,7 +125,7 @@ class Meter:
         if ids is None:
             return
         self._places += ids.numel()
-        # A sum on a GPU is not waited for here: it is read when the step has ended.
+        # A sum on a GPU is not waited for here: it is read when the step has ended, and the GPU has done all of it.
         self._real.append(mask.sum() if mask is not None and mask.dim() == 2 else ids.numel())
 
     def begin(self, state, model: torch.nn.Module) -> None:
@@ -177,6 +177,15 @@ def machine_words(found: dict[str, float]) -> str:
     return " · ".join(parts)
 
 
+def gpu_done() -> None:
+    """Wait until a GPU has done what it was told. It works behind Python: the clock would stop before a step has ended,
+    and who then reads a number would seem to take the rest of that time for watching."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 @functools.lru_cache(maxsize=1)
 def _process():
     import psutil
@@ -209,9 +218,11 @@ def meter_callback() -> type:
             self._timed(self.meter.before_move, state)
 
         def on_optimizer_step(self, args, state, control, **kwargs):
+            gpu_done()
             self._timed(self.meter.after_move)
 
         def on_step_end(self, args, state, control, **kwargs):
+            gpu_done()
             self._timed(self.meter.end_step, state)
             self._timed(self.show, state)
             self.meter.idle()

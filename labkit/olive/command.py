@@ -181,7 +181,7 @@ class Desk:
     def _call(self, words: list[str], log: Path, timeout: float) -> tuple[int, str]:
         env = {**os.environ, **QUIET, "PYTHONPATH": profiles.python_path()}
         words = words if "--log_level" in words else [*words, "--log_level", "1"]
-        if warm.possible:
+        if warm.possible and profiles.device() == "cpu":  # who has looked for a GPU cannot use it after a fork
             code = warm.call(words, self.folder, log, env, timeout)
         else:
             with log.open("wb") as told:

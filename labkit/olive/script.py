@@ -41,11 +41,11 @@ class TicketEvaluator(OliveEvaluator):
     """
 
     def evaluate(self, model, metrics, device=None, execution_providers=None) -> MetricResult:
-        from labkit import data, evaluation, models
+        from labkit import data, evaluation, models, profiles
 
         task = data.ticket_task("tone")
         held = task.validation.select(range(0, len(task.validation), max(1, len(task.validation) // 96)))
-        tuned = model.load_model(cache_model=False).eval()
+        tuned = model.load_model(cache_model=False).to(profiles.device()).eval()
         said = evaluation.classify(tuned, models.tokenizer(model.model_path), held["prompt"], task.labels)
         right = sum(a == b for a, b in zip(held["label"], said, strict=True)) / len(held)
         found = {"value": right, "priority": 1, "higher_is_better": True}

@@ -63,7 +63,8 @@ def masked_workflow(rows: str, out: str, steps: int, rank: int = 8) -> dict:
         }],
         "passes": {"lora": {
             "type": "LoRA", "r": rank, "alpha": 2 * rank, "lora_dropout": 0.0, "target_modules": list(LINEAR),
-            "torch_dtype": "float32", "train_data_config": "tickets", "training_args": training_arguments(steps),
+            "torch_dtype": "float32", "allow_tf32": False,  # TF32 would round each product on a GPU, labkit's does not
+            "train_data_config": "tickets", "training_args": training_arguments(steps),
         }},
         "output_dir": out, "no_artifacts": True,
     }
