@@ -11,14 +11,13 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from labkit.data.encode import IGNORED, encode_prompt, token_shares
 from labkit.errors import LabError
-from labkit.models import end_of_turn, quiet
+from labkit.models import end_of_turn, in_float32, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -403,28 +402,8 @@ def logits_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.T
 
     was = model.training
     model.eval()
-    with torch.no_grad(), quiet(), _in_full(model):
+    with torch.no_grad(), quiet(), in_float32(model):
         device = next(model.parameters()).device
         out = model(**{k: v.to(device) for k, v in batch.items() if k != "labels"}).logits.float().cpu()
     model.train(was)
     return out
-
-
-@contextmanager
-def _in_full(model: torch.nn.Module) -> Iterator[None]:
-    """While it is entered, 4-bit matrices multiply in float32. In 16 bits a GPU rounds otherwise in another batch, and
-    what two models or two batches differ by is then not what the tripwires ask about."""
-    import torch
-
-    layers = [layer for layer in model.modules() if getattr(getattr(layer, "weight", None), "quant_state", None)
-              is not None and getattr(layer, "compute_dtype", None) is not None]
-    was = [(layer, layer.compute_dtype, getattr(layer.bias, "dtype", None)) for layer in layers]
-    for layer in layers:
-        layer.compute_dtype = torch.float32
-    try:
-        yield
-    finally:
-        for layer, computed, bias in was:
-            layer.compute_dtype = computed
-            if bias is not None:  # which the layer casts itself; the values are those that it had
-                layer.bias.data = layer.bias.data.to(bias)

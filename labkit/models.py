@@ -358,17 +358,27 @@ def settled(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def compute_in(model: PreTrainedModel, dtype: str) -> None:
-    """Let a model's 4-bit layers multiply in this dtype: "float32" where another model's answers are compared closely.
+@contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """While it is entered, 4-bit layers multiply in float32, so that their answers can be compared closely.
 
-    Their codes stay as they are; what `load` chose by the machine may be bfloat16, whose rounding is larger than what
-    a merge changes.
+    `load` lets them multiply in what the machine is quick in. In 16 bits a GPU rounds otherwise in another batch, and
+    by more than a merge changes.
     """
     import torch
 
-    for layer in model.modules():
-        if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:
-            layer.compute_dtype = getattr(torch, dtype)
+    layers = [layer for layer in model.modules() if getattr(getattr(layer, "weight", None), "quant_state", None)
+              is not None and getattr(layer, "compute_dtype", None) is not None]
+    was = [(layer, layer.compute_dtype, getattr(layer.bias, "dtype", None)) for layer in layers]
+    for layer in layers:
+        layer.compute_dtype = torch.float32
+    try:
+        yield
+    finally:
+        for layer, computed, bias in was:
+            layer.compute_dtype = computed
+            if bias is not None:  # which the layer casts itself; the values are those that it had
+                layer.bias.data = layer.bias.data.to(bias)
 
 
 def _bitsandbytes(quantize: str):

@@ -575,7 +575,6 @@ task = data.ticket_task("intent")
 run = finetune(task.train, steps=current().steps // 2, quantize="nf4", out=runs("lab04-QLoRA"), reuse=True)
 held = task.test.select(range(0, len(task.test), 3))
 families = evaluation.groups_of(held)
-models.compute_in(run.model, "float32")  # bfloat16 rounds by more than a merge changes
 over_fp32 = adapters.load(models.load(run.settings["model"])[0], run.folder / "adapter")
 ways = {
     "as trained: NF4 and adapter": run.model,
@@ -583,8 +582,10 @@ ways = {
     "merged into the fp32 base": adapters.merge(over_fp32),
     "merged, then quantised again": adapters.merge(run.model, requantise=True),
 }
-logs = {name: evaluation.score_labels(model, run.tokenizer, held["prompt"], task.labels)
-        for name, model in ways.items()}
+logs = {}
+for name, model in ways.items():
+    with models.in_float32(model):  # 4-bit layers too: bfloat16 rounds by more than a merge changes
+        logs[name] = evaluation.score_labels(model, run.tokenizer, held["prompt"], task.labels)
 
 # %%
 first, rows = next(iter(logs.values())), []

@@ -640,11 +640,11 @@ except LabError as error:
 # %% [markdown]
 # **7 · Merging into 4 bits.** Merged back into 4 bits, a model answers otherwise than with the adapter beside it. An
 # adapter that was trained over 4-bit codes is merged twice: into full precision, and into codes again. How far the
-# logits move says which to ship. (All multiply in float32 here: bfloat16's own rounding would hide the difference.)
+# logits move says which to ship. (`logits_of` lets 4-bit layers multiply in float32: bfloat16's rounding would hide
+# the difference.)
 
 # %%
 over = finetune(few, steps=8, batch_size=4, rank=4, quantize="nf4", guard=False, out=runs("lab08-nf4"))
-models.compute_in(over.model, "float32")
 before = guards.logits_of(over.model, batch)
 for name, again in (("full precision", False), ("4 bits again", True)):
     after = guards.logits_of(adapters.merge(over.model, requantise=again), batch)
