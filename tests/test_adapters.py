@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from labkit import adapters, models
+from labkit import adapters, models, profiles
+from labkit.adapters import architectures
 from labkit.errors import LabError
 from labkit.scratch.lora import LoRALinear, merged_weight
 
@@ -235,6 +236,21 @@ def test_over_4_bits_a_merge_is_in_full_precision_and_leaves_the_model_alone_and
     assert "bitsandbytes" in type(again.model.layers[0].mlp.up_proj).__module__
     assert (logits(again) - before).abs().max() > 0.05
     assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("compute", ["float16", "bfloat16"])
+def test_over_4_bits_with_biases_a_merged_model_answers_too(monkeypatch, tmp_path, compute):
+    base = architectures.small("Qwen")
+    torch.nn.init.normal_(base.model.layers[0].self_attn.q_proj.bias)
+    with models.quiet():
+        base.save_pretrained(tmp_path)
+        models.tokenizer("tiny").save_pretrained(tmp_path)
+    monkeypatch.setattr(profiles, "compute_dtype", lambda: compute)
+    model = adapters.attach_lora(models.load(tmp_path, quantize="nf4")[0], 4).eval()
+    merged = adapters.merge(model)
+    assert (logits(merged) - logits(model)).abs().max() < 0.01
+    assert {p.dtype for p in merged.parameters()} == {torch.float32}
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.bias.dtype == getattr(torch, compute)
 
 
 def test_a_merged_model_over_4_bits_can_be_saved_and_loaded_as_any_other(tmp_path):

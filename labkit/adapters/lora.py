@@ -222,7 +222,11 @@ def merge(model: PeftModel, requantise: bool = False) -> PreTrainedModel:
 
     name = model.active_adapter
     with quiet():
-        full = PeftModel(copied.unload().dequantize(), copy.deepcopy(model.peft_config[name]), name)
+        whole = copied.unload().dequantize()
+        for module in whole.modules():  # a bias stays in the 16 bits that its layer computed in; W does not
+            if getattr(module, "bias", None) is not None:
+                module.bias.data = module.bias.data.to(module.weight.dtype)
+        full = PeftModel(whole, copy.deepcopy(model.peft_config[name]), name)
         set_peft_model_state_dict(full, get_peft_model_state_dict(model, adapter_name=name,
                                                                   save_embedding_layers=False), name)
         return full.merge_and_unload()
