@@ -5,6 +5,7 @@ Stands beside `memory`, whose predictions are held against it.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,10 +60,11 @@ def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor
                limit: int | None = None) -> Iterator[Peak]:
     """Count the bytes that tensors hold while the block runs, and keep the largest sum.
 
-    On a GPU it is torch.cuda.max_memory_allocated. On a CPU nobody keeps such a count, so each operation's results are
-    watched (a TorchDispatchMode): a storage counts from the operation that makes it until it is freed, whoever holds
-    it, autograd's saved tensors included. Not seen: what a kernel takes for itself and gives back before it returns,
-    the allocator's rounding, and Python. With a limit a GPU's tensors are counted in that way, too.
+    On a GPU it is torch.cuda.max_memory_allocated, less what was held there before by others than `model` and `more`.
+    On a CPU nobody keeps such a count, so each operation's results are watched (a TorchDispatchMode): a storage counts
+    from the operation that makes it until it is freed, whoever holds it, autograd's saved tensors included. Not seen:
+    what a kernel takes for itself and gives back before it returns, the allocator's rounding, and Python. With a limit
+    a GPU's tensors are counted in that way, too.
 
     Args:
         model: its weights, gradients and buffers are held from the start.
@@ -76,18 +78,31 @@ def peak_bytes(model: torch.nn.Module | None = None, more: Iterable[torch.Tensor
 
     peak = Peak()
     if limit is None and torch.cuda.is_available():
+        gc.collect()  # what nobody can reach any more is not to go while it is counted
+        _warm_up()
+        own = [t.untyped_storage() for t in [*(tensors_of(model) if model is not None else ()), *more]]
+        peak.start = sum({storage._cdata: storage.nbytes() for storage in own}.values())
+        others = torch.cuda.memory_allocated() - peak.start  # other models of the notebook, cuBLAS
         torch.cuda.reset_peak_memory_stats()
-        peak.start = torch.cuda.memory_allocated()
         try:
             yield peak
         finally:
-            peak.bytes = torch.cuda.max_memory_allocated()
+            peak.bytes = torch.cuda.max_memory_allocated() - others
         return
     with _Counting(peak, limit) as counting:
         for tensor in [*(tensors_of(model) if model is not None else ()), *more]:
             counting.hold(tensor)
         peak.start = counting.now
         yield peak
+
+
+def _warm_up() -> None:
+    """Have cuBLAS take its workspace on the GPU now, for products forwards and backwards: it keeps it."""
+    import torch
+
+    x = torch.ones(8, 8, device="cuda", requires_grad=True)
+    with torch.enable_grad():
+        torch.nn.functional.linear(x, x, x[0]).sum().backward()
 
 
 def _Counting(peak: Peak, limit: int | None):

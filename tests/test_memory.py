@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from labkit import adapters, data, models
+from labkit import adapters, data, livebytes, models
 from labkit.data.encode import encode
 from labkit.errors import LabError
 from labkit.livebytes import peak_bytes, watch_peak, weight_bytes
@@ -214,6 +214,18 @@ def test_the_count_sees_a_tensor_come_and_go_and_a_view_once():
         d = torch.ones(250_000)
         assert peak.bytes == 1_004_000
     assert c.sum() + d.sum() == 251_000
+
+
+def test_what_others_hold_on_a_gpu_is_not_counted(monkeypatch):
+    model = torch.nn.Linear(1000, 500, bias=False)  # 2,000,000 bytes
+    held = {"memory_allocated": 9_000_000, "max_memory_allocated": 12_500_000, "reset_peak_memory_stats": None}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in held.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(livebytes, "_warm_up", lambda: None)
+    with peak_bytes(model, [model.weight]) as peak:
+        assert peak.start == 2_000_000
+    assert peak.bytes == 5_500_000
 
 
 def test_the_trainer_can_be_watched_for_a_few_steps(tmp_path):
