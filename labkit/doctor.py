@@ -29,6 +29,7 @@ from labkit.tables import Table
 PYTHONS = ((3, 11), (3, 13))  # first and last that the libraries have wheels for
 PATIENCE = 2.0  # seconds to wait for the hub
 STEPS, SLOW = 10, 1.0  # of a training that is timed for a class; seconds a step above which labs become tedious
+BESIDE = 2  # times the memory of `full` a GPU should have: a notebook holds other models beside, and trains all weights
 FREE = 3e9  # bytes on disk: the real model while it is fetched, and some runs
 MAIN = ("torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "jupyterlab")
 INSTALL = "python -m pip install -c constraints.txt -e '.[all]'"
@@ -310,7 +311,7 @@ def recommendation() -> Finding:
         return Finding("profile", str(error), False, "Set LABKIT_PROFILE to tiny, small or full, or leave it empty")
     gpu, memory, cores = _gpu_memory(), profiles.memory_gb(), profiles.cores()
     full, small = PROFILES["full"], PROFILES["small"]
-    if gpu >= full.memory:
+    if gpu >= BESIDE * full.memory:
         best, why = full, f"the GPU's {gpu:.0f} GB hold {full.model}; begin with tiny all the same"
     elif gpu >= small.memory or (memory >= small.memory + 3 and cores > 1):
         where = f"the GPU's {gpu:.0f} GB" if gpu >= small.memory else f"{memory:.0f} GB and {cores} cores"

@@ -111,7 +111,8 @@ def test_a_python_without_wheels_is_amiss(monkeypatch):
 
 
 @pytest.mark.parametrize("gpu, memory, cores, best", [
-    (80, 64, 16, "full"), (8, 16, 8, "small"), (0, 16, 2, "small"), (0, 4, 2, "tiny"), (0, 16, 1, "tiny")])  # fmt: skip
+    (80, 64, 16, "full"), (16, 12, 2, "small"),
+    (8, 16, 8, "small"), (0, 16, 2, "small"), (0, 4, 2, "tiny"), (0, 16, 1, "tiny")])  # fmt: skip
 def test_the_profile_that_it_recommends_follows_from_the_machine(monkeypatch, gpu, memory, cores, best):
     monkeypatch.setattr(doctor, "_gpu_memory", lambda: gpu)
     monkeypatch.setattr(profiles, "memory_gb", lambda: memory)
