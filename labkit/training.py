@@ -152,9 +152,9 @@ def finetune(
         steps: optimizer steps, each of `batch_size` rows. LABKIT_STEPS caps it from outside.
         schedule: a transformers scheduler; the first twentieth of the steps is warm-up.
         max_length: in tokens; longer rows are refused, not cut.
-        seed: of the start of A, of dropout and of the order of rows; the same seed gives the same bytes.
+        seed: of the start of A, of dropout and of the order of rows; on a CPU the same seed gives the same bytes.
         out: the Run's folder. resume: go on from its last whole checkpoint, if there is one; where the run was finished
-            already, take it. The weights are then those of a run that was never stopped, byte for byte.
+            already, take it. On a CPU the weights are then those of a run that was never stopped, byte for byte.
         reuse: take the finished Run that lies in `out`, if base, rows and settings are the same.
         bf16: compute in bfloat16; None asks what the machine does well.
         guard: run the tripwires. skip: names of tripwires to leave out, such as "loss_mask" where all tokens count.
