@@ -86,7 +86,7 @@ ProfileSwitch(doctor.recommendation().value)
 
 # %% [markdown]
 # Here are the three in one table. The last column is the memory that a LoRA training takes at most, in GB and rounded
-# up, on the GPU where there is one:
+# up, on the GPU where there is one. A notebook that holds other models beside it takes more:
 
 # %%
 from labkit.profiles import PROFILES

@@ -692,6 +692,7 @@ def once(rows, collator, size):
     return {"loss (nats)": round(total / counted, 4), "tokens a second": int(tokens / (time.perf_counter() - started))}
 
 
+once(rows.select(range(16)), collate, 16)  # the first pass warms up, on a GPU for a second or so
 table({"": "padded", **once(rows, collate, 16)}, {"": "packed", **once(packs, collate_packed, 2)})
 
 # %% [markdown]

@@ -326,16 +326,18 @@ from bitsandbytes.functional import dequantize_4bit
 
 layer = adapted.base_model.model.model.layers[0].self_attn.q_proj
 before = models.load()[0].model.layers[0].self_attn.q_proj
+bias = 0 if before.bias is None else before.bias  # Qwen has one
 W = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(before.weight.dtype)
 x = torch.randn(64, W.shape[1], device=W.device, generator=torch.Generator(W.device).manual_seed(0))
 with torch.no_grad():
     exact, size = before(x), before(x).abs().mean()
-    print(f"from its dequantised weight: {float((layer(x) - x @ W.T).abs().mean() / size):.1%}")
+    print(f"from its dequantised weight: {float((layer(x) - x @ W.T - bias).abs().mean() / size):.1%}")
     print(f"from the layer in fp32:      {float((layer(x) - exact).abs().mean() / size):.1%}")
 
 # %% [markdown]
-# The error of one layer is not small. The adapter learns beside the *rounded* weights, so it can make up for some of
-# it; what is left of it in the answers, the table of accuracies below says.
+# (The first is not quite 0 where the layer multiplies in 16 bits, as on a GPU.) The error of one layer is not small.
+# The adapter learns beside the *rounded* weights, so it can make up for some of it; what is left of it in the answers,
+# the table of accuracies below says.
 #
 # ## Memory, before you run it
 # Five things fill the memory of a training: weights, gradients, the optimizer's state, activations (what the forward
@@ -421,9 +423,10 @@ table(*({"method": method, "predicted": f"{predicted[method].peak / 1e6:.1f}", "
       caption="peak of a step, MB")
 
 # %% [markdown]
-# Within a few per cent, from a config of a dozen lines. And look what 4 bits saved *here*: the base shrank to a third,
-# and the peak hardly. A tiny model with eight rows is nearly all activations; a large one with few is mostly weights,
-# as in the first table of this lab. QLoRA helps where weights are what fills the memory.
+# On a CPU within a few per cent, from a config of a dozen lines; a GPU's kernels take some room of their own. And look
+# what 4 bits saved *here*: the base shrank to a third, and the peak hardly. A tiny model with eight rows is nearly all
+# activations; a large one with few is mostly weights, as in the first table of this lab. QLoRA helps where weights are
+# what fills the memory.
 #
 # ### Fewer activations
 # Two remedies for activations. *Checkpointing* keeps only the input of each block, and computes the block a second time
@@ -598,10 +601,11 @@ for name, found in logs.items():
 table(*rows, caption=f"{len(held)} tickets")
 
 # %% [markdown]
-# Only the first merge is the model that you tested. The adapter grew beside the rounded base, and the fp32 base differs
-# from that by just the rounding; a second rounding changes the sum anew, and can undo what was learnt. Where the
-# accuracy does not show it, the gap does; what is shipped has to be scored again. `adapters.merge` dequantises first,
-# if not told otherwise; peft's `merge_and_unload` on a 4-bit model is the last row.
+# Only the first merge is the model that you tested (on a GPU up to rounding: that one multiplies in 16 bits, the merged
+# one in 32). The adapter grew beside the rounded base, and the fp32 base differs from that by just the rounding; a
+# second rounding changes the sum anew, and can undo what was learnt. Where the accuracy does not show it, the gap does;
+# what is shipped has to be scored again. `adapters.merge` dequantises first, if not told otherwise; peft's
+# `merge_and_unload` on a 4-bit model is the last row.
 #
 # One trap more, which prints nothing: on a CPU with bf16 instructions, bitsandbytes packs the codes anew when a 4-bit
 # model first answers, for one fast kernel. From then on they pass no gradient back, and dequantise into nonsense.

@@ -140,6 +140,7 @@ from labkit.scratch import bottleneck
 model = family.attach(models.load()[0], "ia3")
 layer = next(m for name, m in model.named_modules() if name.endswith("k_proj"))
 layer.ia3_l["default"].data.uniform_(0.5, 1.5)
+layer.base_layer.bias = None  # Qwen has one, which IA3 multiplies too; the formula leaves it out
 x = torch.randn(3, layer.in_features, device=layer.base_layer.weight.device)
 with torch.no_grad():
     ours = bottleneck.ia3_forward(x, layer.base_layer.weight, layer.ia3_l["default"].flatten())
