@@ -127,8 +127,8 @@ def ia3_forward(x, W, scale):
 check("ia3_forward", ia3_forward)
 
 # %% [markdown]
-# `peft` has it too. The next cell takes one `k_proj`, the matrix that makes the keys, with peft's IA3 on it, and moves
-# the factors off one. **Predict** whether the two agree.
+# `peft` has it too. The next cell takes one `v_proj`, the matrix that makes the values, with peft's IA3 on it, and
+# moves the factors off one. **Predict** whether the two agree.
 
 # %%
 import torch
@@ -138,7 +138,7 @@ from labkit.adapters import family
 from labkit.scratch import bottleneck
 
 model = family.attach(models.load()[0], "ia3")
-layer = next(m for name, m in model.named_modules() if name.endswith("k_proj"))
+layer = next(m for name, m in model.named_modules() if name.endswith("v_proj"))  # on Qwen peft leaves the keys out
 layer.ia3_l["default"].data.uniform_(0.5, 1.5)
 layer.base_layer.bias = None  # Qwen has one, which IA3 multiplies too; the formula leaves it out
 x = torch.randn(3, layer.in_features, device=layer.base_layer.weight.device)
