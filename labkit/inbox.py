@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from labkit import data, evaluation, models
 from labkit.adapters import Bank
+from labkit.data.tasks import to_score
 from labkit.errors import LabError
-from labkit.profiles import current, limited, runs
+from labkit.profiles import current, runs
 from labkit.training import Run, finetune
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def tickets(every: int = 1) -> Dataset:
     """
     found = data.read("tickets/test")
     firsts = list({family: i for i, family in reversed(list(enumerate(found["family"])))}.values())
-    rows = found.select(sorted(firsts)[:: every * current().test_every])
-    return data.spread(rows, limited(len(rows), "LABKIT_ROWS", "rows"))
+    return to_score(found.select(sorted(firsts)), every * current().test_every)
 
 
 def held(task: str, every: int = 1) -> Dataset:

@@ -58,7 +58,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as theirs
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    # huggingface_hub tells of every retry.
+    # bitsandbytes tells at its import what it could not load; huggingface_hub tells of every retry.
     others = [(logger, logger.level) for logger in map(logging.getLogger, ("bitsandbytes", "huggingface_hub"))]
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()

@@ -335,7 +335,7 @@ with torch.no_grad():
     print(f"from the layer in fp32:      {float((layer(x) - exact).abs().mean() / size):.1%}")
 
 # %% [markdown]
-# (The first is not quite 0 where the layer multiplies in 16 bits, as on a GPU.) The error of one layer is not small.
+# (The first is not quite 0 where the layer multiplies in 16 bits.) The error of one layer is not small.
 # The adapter learns beside the *rounded* weights, so it can make up for some of it; what is left of it in the answers,
 # the table of accuracies below says.
 #
@@ -601,11 +601,10 @@ for name, found in logs.items():
 table(*rows, caption=f"{len(held)} tickets")
 
 # %% [markdown]
-# Only the first merge is the model that you tested (on a GPU up to rounding: that one multiplies in 16 bits, the merged
-# one in 32). The adapter grew beside the rounded base, and the fp32 base differs from that by just the rounding; a
-# second rounding changes the sum anew, and can undo what was learnt. Where the accuracy does not show it, the gap does;
-# what is shipped has to be scored again. `adapters.merge` dequantises first, if not told otherwise; peft's
-# `merge_and_unload` on a 4-bit model is the last row.
+# Only the first merge is the model that you tested. The adapter grew beside the rounded base, and the fp32 base differs
+# from that by just the rounding; a second rounding changes the sum anew, and can undo what was learnt. Where the
+# accuracy does not show it, the gap does; what is shipped has to be scored again. `adapters.merge` dequantises first,
+# if not told otherwise; peft's `merge_and_unload` on a 4-bit model is the last row.
 #
 # One trap more, which prints nothing: on a CPU with bf16 instructions, bitsandbytes packs the codes anew when a 4-bit
 # model first answers, for one fast kernel. From then on they pass no gradient back, and dequantise into nonsense.

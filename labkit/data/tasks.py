@@ -48,9 +48,14 @@ def ticket_task(name: str, profile: str | None = None) -> Task:
     every = named(profile).test_every
     splits = {split: ticket_examples(read(f"tickets/{split}"), name) for split in ("train", "validation", "test")}
     for split in ("validation", "test"):
-        rows = splits[split].select(range(0, len(splits[split]), every))
-        splits[split] = spread(rows, limited(len(rows), "LABKIT_ROWS", "rows"))
+        splits[split] = to_score(splits[split], every)
     return Task(name, PROMPTS[name], LABELS.get(name, ()), **splits)
+
+
+def to_score(rows: Dataset, every: int = 1) -> Dataset:
+    """Every n-th row, and of these at most as many as LABKIT_ROWS allows, evenly over all."""
+    rows = rows.select(range(0, len(rows), every))
+    return spread(rows, limited(len(rows), "LABKIT_ROWS", "rows"))
 
 
 def with_rare(examples: Dataset, label: str, keep: int) -> Dataset:

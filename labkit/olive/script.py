@@ -44,7 +44,7 @@ class TicketEvaluator(OliveEvaluator):
         from labkit import data, evaluation, models, profiles
 
         task = data.ticket_task("tone")
-        held = task.validation.select(range(0, len(task.validation), max(1, len(task.validation) // 96)))
+        held = data.spread(task.validation, 96)
         tuned = model.load_model(cache_model=False).to(profiles.device()).eval()
         said = evaluation.classify(tuned, models.tokenizer(model.model_path), held["prompt"], task.labels)
         right = sum(a == b for a, b in zip(held["label"], said, strict=True)) / len(held)
