@@ -176,7 +176,6 @@ for name, rows in (("as they are", few), ("a broken export", broken)):
     loss = loop.next_token_loss(model(ids, attention_mask=mask).logits, labels)
     clipped, norm = loop.clip_by_norm(torch.autograd.grad(loss, list(model.parameters())), 1.0)
     found.append({"batch": name, "norm": float(norm), "after clipping": float(loop.clip_by_norm(clipped, 1.0)[1])})
-del model, loss, clipped  # a number for each weight: of a large model they fill a GPU
 table(*found)
 
 # %% [markdown]
@@ -269,7 +268,6 @@ for step, numbers in enumerate(order):
         new, *means[i] = loop.adamw_step(w.detach(), g, *means[i], step + 1, rate, weight_decay=0.0)
         w.data.copy_(new)
     losses.append(loss.item())
-del model, weights, means, grads, loss, w, g, new  # four numbers for each weight, and more while they are computed
 print(f"mean loss of the first three batches {sum(losses[:3]) / 3:.2f}, of the last three {sum(losses[-3:]) / 3:.2f}")
 
 # %% [markdown]
