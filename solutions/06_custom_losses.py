@@ -425,8 +425,8 @@ table(*({"": name, f"F1 of {rare}": str(evaluation.class_f1(held["label"], s, ra
 
 # %% [markdown]
 # `gain` is how many points F1 lies above that of plain cross-entropy; its interval compares the two on the same
-# letters. Where that lies above 0, the remedy lifts the rare class, with this seed and on this test; where it holds 0,
-# that is not shown. An interval without width, 0 to 0, is no certainty: the class was never answered rightly, and there
+# letters. Where that lies above 0, the remedy lifts the rare class, with this seed and on this test; if it reaches 0,
+# nothing is shown. An interval without width, 0 to 0, is no certainty: the class was never answered rightly, and there
 # is nothing to draw from. A remedy may cost elsewhere what it gives here, so look at macro-F1 too, the mean of all
 # classes' F1. Focal loss knows nothing of classes: it counts less what is easy, and that can help a rare class only if
 # its letters are among the hard ones, and need not even then. It can take the same weights (`focal(..., weights=...)`).
@@ -563,13 +563,13 @@ table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held[
               f"{seconds[-1] - seconds[-2]:.3f} s by a student")
 
 # %% [markdown]
-# Where the interval of a gain lies above 0, the teacher was worth it: letters without labels became letters to learn
-# from. Then compare the teacher's three students. Where their intervals overlap, this table does not say that
-# doubt teaches more than picks, or one temperature more than the other. How far is the best of them from the teacher,
-# and would true labels for all letters have closed that gap? A mean over tokens knows nothing of their order, so it
-# cannot tell what a "not" belongs to, however well it is taught; and a student can take over its teacher's mistakes.
-# Mind, too, that this teacher was tuned on letters of the same families that it is asked about here: how well it
-# teaches with letters from elsewhere, this table does not say.
+# Where the gain of one of the teacher's three students has its interval above 0, the teacher was worth it: letters
+# without labels became letters to learn from. Then compare the three. Where their intervals overlap, this table does
+# not say that doubt teaches more than picks, or one temperature more than the other. How far is the best of them from
+# the teacher, and would true labels for all letters have closed that gap? A mean over tokens knows nothing of their
+# order, so it cannot tell what a "not" belongs to, however well it is taught; and a student can take over its teacher's
+# mistakes. Mind, too, that this teacher was tuned on letters of the same families that it is asked about here: how well
+# it teaches with letters from elsewhere, this table does not say.
 #
 # For a student that is a language model with the same tokenizer, `finetune` takes this loss, mixed with a little plain
 # cross-entropy: `loss=partial(losses.distilled, teacher=teacher.model, temperature=2.0)`. A student that is made by

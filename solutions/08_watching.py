@@ -42,9 +42,9 @@ run = finetune(rows, watched, steps=30, batch_size=8, evaluate_every=10, callbac
                out=runs("lab08-live"))
 
 # %% [markdown]
-# Four things to look at, in this order: does the training loss fall on the whole; does validation fall with it; does
-# the rate do what was set (by default a short way up, then down); does the gradient norm stay in one range, without
-# runaway leaps. What the meter saw meanwhile stays in the Run:
+# Four things to look at, in this order: does the training loss fall on the whole; does validation fall with it (it may
+# lie lower, since it is of other letters, and of few); does the rate do what was set (by default a short way up, then
+# down); does the gradient norm stay in one range, without runaway leaps. What the meter saw meanwhile stays in the Run:
 
 # %%
 from labkit import measured
@@ -187,10 +187,12 @@ table(*seen, caption=f"validation loss, nats; a blind guess among six labels cos
 # %% [markdown]
 # Read the column `lowest`: it says how good the model could get with this remedy. Early stopping only keeps the best
 # weights there were; the others change the run, and not each of them enough. Weight decay shrinks the weights by no
-# more than the rate times its strength in a step, which over thirty steps is little. And healthy means only that no
-# sign of illness was found: compare with a blind guess. Look at `more data`: where its diagnosis is healthy and its
-# validation is not good, the steps are too long as well (a high rate, times alpha / r = 4). A patient may have two
-# illnesses, so the mend below may treat both.
+# more than the rate times its strength in a step, which over thirty steps is little. Where its row is far from the sick
+# run's all the same, do not credit the decay: a run with leaps can go elsewhere after a small push, and one run each
+# does not rank remedies that lie some tenths apart. And healthy means only that no sign of illness was found: compare
+# with a blind guess. Look at `more data`: where its diagnosis is healthy and its validation is not good, the steps are
+# too long as well (a high rate, times alpha / r = 4). A patient may have two illnesses, so the mend below may treat
+# both.
 #
 # ### Exercise 8.2 · mend it · difficulty 2 · 10 minutes
 # `mend` is a dict of the settings that you change, with the names printed above: `{"rank": 4}`, for instance. The check
@@ -361,7 +363,8 @@ table(*times)
 # %% [markdown]
 # *Proof:* the column of real tokens a second. The first two mends change nothing that is learnt: the same rows in the
 # same order, only sooner. The third puts other rows together, which a training on few rows may notice; where little was
-# padding before it, look for it in the column `padding`, since it may not show in the speed.
+# padding before it, look for it in the column `padding`, since it may not show in the speed. The fourth, where it ran,
+# rounds what is multiplied, so it learns nearly the same, not exactly.
 #
 # ## Patient 4: the wrong form
 # This function, which makes a training row, is from an old tutorial. **Predict** three things that are wrong with it,

@@ -133,8 +133,9 @@ drawn.table()
 
 # %% [markdown]
 # What it cost: by the clock, and in processor time divided by two, as two cores would share it. The second figure
-# leaves out what else the machine was doing, and what a GPU did. Memory is what the process holds after a trial; if
-# trials left something behind, it would keep growing.
+# leaves out what else the machine was doing, and what a GPU did. Memory is what the process holds after a trial. It may
+# rise over the first ones, since what a large trial needed once is not always handed back; if trials left something
+# behind, it would never level off. Twelve are too few to say: the next study asks again.
 
 # %%
 print(f"{len(drawn.counted)} trials in {drawn.seconds:.0f} s by the clock, {drawn.busy / 2:.0f} s of two cores")
@@ -259,8 +260,9 @@ table(*({"rule": name, "stopped": f"{len(out)} of {len(trials)}", "winner": "sto
         for name, out in rules.items()))
 
 # %% [markdown]
-# By hand and by the library the same trials are stopped. A rule that saves more can err more: a slow starter looks
-# like a loser. Whether it was one, only a search without pruning can tell, such as this one.
+# The median rule stops as many by hand as by the library. Where the winner is *stopped*, the rule would have saved
+# rows and lost the best trial: on 24 tickets a slow starter, or an unlucky one, looks like a loser. Whether it was one,
+# only a search without pruning can tell, such as this one.
 #
 # ## Look where it was good
 # Random search learns nothing from what it saw. The *tree-structured Parzen estimator* (TPE) parts the trials into the
@@ -338,9 +340,10 @@ plots.show(figures.history(found), alt=f"Accuracy of {len(found.counted)} trials
 
 # %% [markdown]
 # The median rule compares with trials that ran to their end, so its bar tends to rise, for TPE's choices too; until
-# five have come so far it stops none, so a part of the first ten never met it. Do not compare this curve with the
-# random search above: its range was another one. What can be compared is the best trial with the default, which is
-# trial 0 and drew its rows with the same seed. The first line says what the study cost.
+# five have come so far it stops none (a cross before that is a broken loss), so a part of the first ten never met it.
+# Do not compare this curve with the random search above: its range was another one. What can be compared is the best
+# trial with the default, which is trial 0 and drew its rows with the same seed. The first line says what the study
+# cost, the second whether memory still grows.
 
 # %%
 from statistics import median
@@ -584,7 +587,7 @@ table(*({"": name, "test accuracy": str(score)} for name, score in seen["scores"
 # %% [markdown]
 # If the interval of the gain lies wholly above 0, the search earned its place. If not, no gain is shown, and these test
 # tickets cannot be asked again. Compare the gain with the lead on validation, further up. Two things can shrink a lead
-# on its way here: the winner's luck stays behind, and a default that was merely slow catches up when it gets more rows.
+# on its way here: the winner's luck stays behind, and a default that was slow or unlucky catches up with more rows.
 # Now try to look again, as everybody wants to:
 
 # %%
@@ -682,7 +685,7 @@ except LabError as error:
 # that chose nothing, and train it with some seeds.
 # </details>
 #
-# <details><summary>3. Short trials tend to favour high learning rates. Why, and what follows?</summary>
+# <details><summary>3. Short trials can favour high learning rates. Why, and what follows?</summary>
 # With few steps, a low rate often does not get far enough. In a longer training, late steps at the same high rate may
 # do harm. So a search by short trials finds a neighbourhood: check the winner at full length before you believe in it.
 # </details>

@@ -85,7 +85,8 @@ made
 
 # %% [markdown]
 # An adapter as peft saves it (`adapter_model.safetensors`), small beside the base, and a copy of the base that it
-# belongs to. Anything that reads peft's adapters reads this one, labkit too. How good is it, asked as in lab 03?
+# belongs to. Anything that reads peft's adapters reads this one, labkit too. (The log names `gpu-cuda` even
+# where there is no GPU; the training runs on the CPU then.) How good is it, asked as in lab 03?
 
 # %%
 from labkit import adapters, data, evaluation, models
@@ -365,11 +366,12 @@ olive.trials(desk.path("searched/footprint.json"))
 
 # %% [markdown]
 # The search does not say which of the four adapters it leaves in the folder: train the winner again. So short a trial
-# can tell a rate that is far off from a better one, and no more: a few tickets more or less, or which rate would be
-# ahead after more steps, it cannot tell. One trial each decides nothing between ranks; lab 09 measures how much of such
-# a difference is luck. Alpha is 16 in all four, so a higher rank has a smaller scale (lab 03). Olive
-# also has the sampler `tpe`, which is Optuna's; over a list of passes it asked for the same points again and again when
-# we tried it (0.13), and never ended. Beyond a small grid, take Optuna itself (lab 09).
+# shows a rate that is very far off, and no more: the evaluator asks 96 tickets, so one of them is about a point, and
+# rows that lie some points apart, by the rate or by the rank, are not told apart by one trial each. Nor does it say
+# which would be ahead after more steps. Lab 09 measures how much of such a difference is luck. Alpha is 16 in all
+# four, so a higher rank has a smaller scale (lab 03). Olive also has the sampler `tpe`, which is Optuna's; over a list
+# of passes it asked for the same points again and again when we tried it (0.13), and never ended. Beyond a small grid,
+# take Optuna itself (lab 09).
 #
 # ## To ONNX: the old command and the new
 # `auto-opt` is what older tutorials use, and it says at every start that `optimize` has taken its place. No adapter is
