@@ -314,8 +314,8 @@ plots.show(figure, alt=f"{title}; peak {fp32.peak / 1e9:.1f} GFLOP/s in fp32, {b
 
 # %% [markdown]
 # On the slope of the line a larger batch should take no more time, and the dots show how far that is true here; on the
-# flat part, twice the tokens take twice the time. Where a processor has units for bf16, half the bytes lift the slope
-# and the units lift the flat part, the roof. Where it has none, bf16 is only slower. Has yours?
+# flat part, twice the tokens take twice the time. Where a processor has units for bf16, half the bytes may lift the
+# slope and the units lift the flat part, the roof. Where it has none, bf16 is only slower. Has yours?
 
 # %%
 has = "has" if profiles.bf16() else "has no"
