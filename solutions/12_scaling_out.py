@@ -313,9 +313,10 @@ measured.note("12_scaling_out", gflops_fp32=round(fp32.peak / 1e9, 2), gflops_bf
 plots.show(figure, alt=f"{title}; peak {fp32.peak / 1e9:.1f} GFLOP/s in fp32, {bf16.peak / 1e9:.1f} in bf16")
 
 # %% [markdown]
-# On the slope of the line a larger batch should take no more time, and the dots show how far that is true here; on the
-# flat part, twice the tokens take twice the time. Where a processor has units for bf16, half the bytes may lift the
-# slope and the units lift the flat part, the roof. Where it has none, bf16 is only slower. Has yours?
+# On the slope of the line a larger batch should take no more time; on the flat part, twice the tokens take twice the
+# time. The line is made from the first dot and the fastest: those between show how far both are true here. Where a
+# processor has units for bf16, they lift the flat part, the roof, and half the bytes may lift the slope, if memory is
+# what one token waits for. Where it has none, bf16 is only slower. Has yours?
 
 # %%
 has = "has" if profiles.bf16() else "has no"
@@ -331,7 +332,7 @@ print(f"At its best: fp32 {fp32.peak / 1e9:.3g} GFLOP/s, bf16 {bf16.peak / 1e9:.
 # keeps 1/p of it. ZeRO's stage 1 splits the optimizer's moments, 2 the gradients too, 3 the weights too, as FSDP does;
 # a process then fetches the rest of a layer for as long as it is needed. Below, full fine-tuning of a model of 8
 # billion parameters, with weights, gradients and moments in bf16 (16, 16 and 32 GB), as much again as the gradients for
-# what the optimizer works in, and a row of 1,024 tokens on each GPU:
+# what the optimizer works in (split as its moments are), and a row of 1,024 tokens on each GPU:
 
 # %%
 from labkit import models, scaling
