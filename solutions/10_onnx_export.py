@@ -425,9 +425,11 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 # weights are what one waits for. In a small model the overhead of every call counts too. Two pairs of rows tell
 # them apart: PyTorch merged against ONNX fp32, the same weights by another runtime, and ONNX fp32 against int4, the
 # same runtime with fewer bytes. Memory: most of a small model's process is its libraries. Prefill is another matter:
-# there each weight serves many tokens, so arithmetic counts. Codes of four bits must be unpacked first, and bf16 can be
-# slow where the processor has no arithmetic for it. The accuracy is of few tickets here, each of them two points: for
-# what int4 loses, take the figure of all test tickets, above.
+# there each weight serves many tokens, so arithmetic counts. Codes of four bits must be unpacked first, but are then
+# multiplied as whole numbers; which counts for more differs by machine. bf16 can be slower than fp32 in both columns:
+# where the processor has no arithmetic for it, or where the model is so small that its conversions to fp32 and back
+# (every norm makes two) cost more than its halved bytes save. The accuracy is of few tickets here, each of them two
+# points: for what int4 loses, take the figure of all test tickets, above.
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
@@ -459,8 +461,9 @@ plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f
 
 # %% [markdown]
 # On a quiet machine the lines are nearly straight, above a fixed cost of every call that a single short prompt feels
-# most. Where a line bends upwards, attention over a long prompt begins to count; where two cross, something else was
-# probably running.
+# most: by that alone, 16 times the prompt would be less than 16 times the wait. Where a line keeps bending upwards,
+# attention over a long prompt begins to count; where one jumps and flattens again, or two meet or cross, something
+# else was probably running.
 #
 # ## Serve it
 # `labkit serve FOLDER` answers as OpenAI's API does, on this machine only unless told otherwise: a client that knows
