@@ -427,9 +427,9 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 # same runtime with fewer bytes. Memory: most of a small model's process is its libraries. Prefill is another matter:
 # there each weight serves many tokens, so arithmetic counts. Codes of four bits must be unpacked first, but are then
 # multiplied as whole numbers; which counts for more differs by machine. bf16 can be slower than fp32 in both columns:
-# where the processor has no arithmetic for it, or where the model is so small that its conversions to fp32 and back
-# (every norm makes two) cost more than its halved bytes save. The accuracy is of few tickets here, each of them two
-# points: for what int4 loses, take the figure of all test tickets, above.
+# where the processor has no arithmetic for it, or where the model is so small that what bf16 adds to each call (every
+# norm converts to fp32 and back, for one) costs more than its halved bytes save. The accuracy is of few tickets here,
+# each of them two points: for what int4 loses, take the figure of all test tickets, above.
 
 # %%
 gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
