@@ -84,6 +84,8 @@ check("throughput", throughput)
 # **Predict** how much slower the second kind is.
 
 # %%
+from IPython.display import clear_output
+
 from labkit.monitoring import Meter
 
 
@@ -98,6 +100,7 @@ for _ in range(3):
     seen.append(seconds([monitoring.live(), monitoring.tensorboard(runs("lab08-board") / "cost")]))
 ratio = sorted(watching["seconds_a_step"] / clock for watching, clock in zip(seen, bare, strict=True))
 inside = sorted(watching["watching"] for watching in seen)
+clear_output(wait=True)  # three pictures of one training
 print(f"a watched step takes {ratio[1]:.2f} of the time of the other ({ratio[0]:.2f} to {ratio[2]:.2f} in three pairs)")
 print(f"inside meter and picture: {inside[-1]:.1%} of the training at most; at most 3 %: {inside[-1] <= 0.03}")
 

@@ -70,7 +70,7 @@ def refused(tmp_path, monkeypatch, capsys):
 
 def labkit(*words: object, cwd: Path, **options) -> subprocess.Popen:
     """The real command in a process of its own."""
-    env = {**os.environ, "PYTHONPATH": str(COURSE), "OMP_NUM_THREADS": "2", "LABKIT_PROFILE": "tiny"}
+    env = {**os.environ, "PYTHONPATH": str(COURSE), "OMP_NUM_THREADS": "1", "LABKIT_PROFILE": "tiny"}
     return subprocess.Popen([sys.executable, "-m", "labkit", *map(str, words)], cwd=cwd, env=env, text=True,
                             encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 

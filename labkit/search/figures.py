@@ -108,10 +108,14 @@ def parallel(study: Study) -> Figure:
     low, high = min(values), max(values)
     good = sorted(values, reverse=True)[: max(1, len(values) // 3)][-1]
     spread = {name: [_place(study, name, t.params[name]) for t in found if t.value >= good] for name in names}
-    numbers = [name for name in names if not isinstance(study.space[name], Choice)] or names
-    narrow = min(numbers, key=lambda name: max(spread[name]) - min(spread[name]))
-    part = max(spread[narrow]) - min(spread[narrow])
-    title = f"The best third lies within {part:.0%} of the range of {_named(narrow)}"
+    width = {name: max(places) - min(places) for name, places in spread.items()}
+    same = [name for name in names if isinstance(study.space[name], Choice) and not width[name]]
+    numbers = [name for name in names if not isinstance(study.space[name], Choice)]
+    said = [f"{_named(name)} {study.best.params[name]}" for name in same]
+    if numbers:
+        narrow = min(numbers, key=width.get)
+        said.append(f"{_named(narrow)} within {width[narrow]:.0%} of its range")
+    title = "The best third: " + (", ".join(said) or "every setting in more than one value")
     figure, axes = plots.new(title, "", "place in its range (bottom to top)", width=7.6, height=3.8)
     for t in sorted(found, key=lambda t: t.value):
         y = [_place(study, name, t.params[name]) for name in names] + [(t.value - low) / ((high - low) or 1)]
