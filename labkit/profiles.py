@@ -176,6 +176,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def compute_threads() -> int:
+    """Threads that a library should compute with, as PyTorch chooses them: OMP_NUM_THREADS, else the cores that this
+    process may use, those that share one (hyper-threads) counted once."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    import psutil
+
+    return min(cores(), psutil.cpu_count(logical=False) or cores())
+
+
 def machine() -> dict[str, str]:
     """System, processor, cores, memory and GPU in words, for records of what was measured where."""
     import torch  # heavy: only where a record is written

@@ -421,6 +421,9 @@ rows = [measure_one(name, model, some, tone.labels, memory[name]) for name, mode
 table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(some)} tickets")
 
 # %% [markdown]
+# All rows have the same number of threads. That had to be seen to: left alone, onnxruntime-genai took one of two cores,
+# said nothing, and wrote SmolLM2's int4 answers at 120 tokens/s; with both, as PyTorch takes them, it is 166.
+#
 # Look at decode first. For each token every weight is fetched from memory once, so fewer bytes mean less time, if the
 # weights are what one waits for. In a small model the overhead of every call counts too. Two pairs of rows tell
 # them apart: PyTorch merged against ONNX fp32, the same weights by another runtime, and ONNX fp32 against int4, the

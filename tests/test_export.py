@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,15 @@ def test_drawing_with_a_seed_is_repeatable_and_without_one_is_not_greedy(fp32):
     drawn = {fp32.generate("Tell me a story.", 24, temperature=1.5, seed=seed) for seed in (1, 1, 1)}
     assert len(drawn) == 1
     assert len({fp32.generate("Tell me a story.", 24, temperature=1.5, seed=seed) for seed in range(6)}) > 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_it_computes_with_as_many_threads_as_pytorch_is_told(fp32):
+    code = (f"import os; from labkit.export.model import OnnxModel; m = OnnxModel({str(fp32.folder)!r}); "
+            "print(len(os.listdir('/proc/self/task')))")
+    one, three = (int(subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": threads},
+                                     check=True, capture_output=True, text=True).stdout) for threads in "13")
+    assert three == one + 2
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n ", []])

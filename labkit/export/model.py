@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabError
 from labkit.export import graph
-from labkit.profiles import limited
+from labkit.profiles import compute_threads, limited
 from labkit.tables import Table
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class OnnxModel:
         self.folder = Path(folder)
         self.facts = _checked(self.folder)
         try:
-            self._model = og.Model(str(self.folder))
+            self._model = og.Model(_settings(og, self.folder))
             self._tokenizer = og.Tokenizer(self._model)
             self._adapters = og.Adapters(self._model) if self.facts["adapters"] else None
             for name in self.facts["adapters"]:
@@ -301,6 +301,14 @@ class OnnxModel:
         parts, whole = part_bytes(self.folder), self.bytes
         rows = [{"part": name, "bytes": size, "share": f"{size / whole:.1%}"} for name, size in parts.items()]
         return Table([*rows, {"part": "whole folder", "bytes": whole, "share": "100.0%"}], repr(self))
+
+
+def _settings(og, folder: Path):
+    """The folder's own settings, with as many threads as PyTorch takes: left alone, genai took one of two cores."""
+    config = og.Config(str(folder))
+    threads = {"intra_op_num_threads": compute_threads()}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
+    return config
 
 
 def genai():
