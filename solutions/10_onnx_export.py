@@ -596,8 +596,8 @@ print(said(lambda: fp32.generate("  ")), said(lambda: fp32.generate("word " * 90
 
 # %% [markdown]
 # ## On a real model
-# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2, 135 million parameters. What it measured, if it was
-# recorded, beside what you have just seen:
+# With `LABKIT_PROFILE=small` this very notebook runs on SmolLM2, 135 million parameters. What it measured, beside what
+# you have just seen:
 
 # %%
 from labkit import measured
