@@ -18,6 +18,8 @@ DATA = Path(__file__).resolve().parent
 sys.path.insert(0, str(DATA / "recipe"))
 import corpus  # noqa: E402
 
+PARTS = {"train": "training", "gpu": "training on a GPU", "generate": "writing answers", "score": "scoring labels",
+         "data": "data", "start": "starting"}  # of the bench, in README's words
 SPEED = ("<!-- speed: data/make_cards.py writes this from data/measured/bench.json -->", "<!-- end of speed -->")
 ABSENT = "not measured here"  # as the bench says it
 SPLITS = ("train", "validation", "test")
@@ -222,14 +224,16 @@ everything is trained, nothing held fixed; random repeats stay in the mix, or co
 def speed_part(record: dict) -> str:
     """Markdown of README's part on speed: a table a machine, of what `make bench` recorded; "" where nothing was."""
     texts, machines = [], {}
-    for part in record.values():
-        machines.setdefault((json.dumps(part["machine"]), part["rounds"]), []).append(part)
+    for name, part in sorted(record.items(), key=lambda one: [*PARTS].index(one[0])):
+        rows = [row | {"part": PARTS[name]} for row in part["ratios"]]
+        machines.setdefault((json.dumps(part["machine"]), part["rounds"]), []).append(part | {"ratios": rows})
     for (_, rounds), parts in machines.items():
         rows, named = [row for part in parts for row in part["ratios"]], parts[0]["machine"]
         gone = [row for row in rows if row["ratio"] == ABSENT]
-        table = Table([{name: row[name] for name in ("what", "way", "against", "ratio", "figures")}
+        table = Table([{name: row[name] for name in ("part", "what", "way", "against", "ratio", "figures")}
                        for row in rows if row not in gone])
-        lacking = dict.fromkeys(f"{row['what']}: {row['way']} ({row['figures'].rstrip('.')})" for row in gone)
+        lacking = dict.fromkeys(f"{row['part']}, {row['what']}: {row['way']} ({row['figures'].rstrip('.')})"
+                                for row in gone)
         libraries = ", ".join(f"{name} {named[name]}" for name in ("torch", "transformers", "peft", "trl")
                               if named.get(name, "not installed") != "not installed")
         texts.append(f"Measured by `make bench` on {max(part['when'] for part in parts)[:10]}, in turn, medians of "
@@ -238,6 +242,8 @@ def speed_part(record: dict) -> str:
                      f"{libraries}.")
         texts += [table.markdown()] if table.rows else []
         texts += [f"Not measured there: {'; '.join(lacking)}."] if lacking else []
+    if texts and (open_parts := [words for name, words in PARTS.items() if name not in record]):
+        texts.append(f"Not recorded yet: {', '.join(open_parts)}.")
     return "## How fast it is\n" + "\n\n".join(texts) + "\n" if texts else ""
 
 

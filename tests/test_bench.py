@@ -227,10 +227,11 @@ def test_a_record_of_the_bench_becomes_the_table_with_the_machine_and_what_was_n
     report.record(tmp_path / "bench.json", {"train": [result]}, 1)
     page = cards().readme("before\n{}\nold\n{}\nafter".format(*cards().SPEED), tmp_path / "bench.json")
     assert page.startswith("before\n") and page.endswith("\nafter") and "\nold\n" not in page
-    assert "| rows | new | old | 2.00 (2.00-2.00) | 4 against 2 rows/s |" in page
-    assert "| rows | new | at most 3 | BROKEN | 4 rows/s |" in page
+    assert "| training | rows | new | old | 2.00 (2.00-2.00) | 4 against 2 rows/s |" in page
+    assert "| training | rows | new | at most 3 | BROKEN | 4 rows/s |" in page
     assert f"{report.machine()['cores']} cores of {report.machine()['processor']}" in page
-    assert page.count("no GPU") == 1 and "Not measured there: rows: gone (no GPU)." in page
+    assert "Not recorded yet: training on a GPU, writing answers, scoring labels, data, starting." in page
+    assert page.count("no GPU") == 1 and "Not measured there: training, rows: gone (no GPU)." in page
     with pytest.raises(ValueError, match="README lacks"):
         cards().readme("no place for it", tmp_path / "bench.json")
 
