@@ -27,12 +27,12 @@ from pathlib import Path
 COURSE = Path(__file__).resolve().parent.parent
 RECORD = COURSE / "data" / "measured" / "two_hosts_search.json"
 NET, BRIDGE, PORT = "10.209.0", "labkit09", 54329
-TRIALS = 8  # as in SPACE
+TRIALS = 16  # as in SPACE
 SPACE = """
 search_space:
   learning_rate: {type: float, low: 1e-4, high: 4e-2, log: true}
   rank: {type: int, low: 8, high: 64, log: true}
-search_strategy: {type: random, num_trials: 8, pruning: none}
+search_strategy: {type: random, num_trials: 16, pruning: none}
 """
 
 VERSION = ("import sys, psycopg; print(psycopg.connect(sys.argv[1].replace('+psycopg', '')).execute("
