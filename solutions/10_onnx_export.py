@@ -422,7 +422,7 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 
 # %% [markdown]
 # All rows have the same number of threads. That had to be seen to: left alone, onnxruntime-genai took one of two cores,
-# said nothing, and wrote SmolLM2's int4 answers at 120 tokens/s; with both, as PyTorch takes them, it is 166.
+# said nothing, and wrote the more slowly. `OnnxModel` gives it as many as PyTorch takes.
 #
 # Look at decode first. For each token every weight is fetched from memory once, so fewer bytes mean less time, if the
 # weights are what one waits for. In a small model the overhead of every call counts too. Two pairs of rows tell

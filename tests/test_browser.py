@@ -18,7 +18,7 @@ def test_lab_03_runs_whole_in_jupyterlab_and_its_explorer_answers_the_keyboard(t
     folder.mkdir()
     shutil.copy(course.COURSE / "notebooks" / "03_lora.ipynb", folder)
     with browser.jupyterlab(folder, tmp_path, LABKIT_STEPS="8") as address, browser.page() as page:
-        browser.run_all(page, address, "03_lora.ipynb", seconds=600)
+        browser.run_all(page, address, "03_lora.ipynb", seconds=300)
         assert page.locator(browser.ERRORS).all_inner_texts() == []
         outputs = page.locator(".jp-OutputArea-output")
         assert outputs.filter(has_text="not attempted yet").count() >= 8

@@ -166,7 +166,7 @@ def server(tmp_path_factory):
 def page(server):
     """The page with every cell run."""
     address, _, page = server
-    browser.run_all(page, address, "widgets.ipynb", seconds=600)
+    browser.run_all(page, address, "widgets.ipynb", seconds=240)
     browser.command(page, "application:toggle-left-area")
     page.set_default_timeout(120_000)
     return page
@@ -404,7 +404,7 @@ def test_a_report_made_of_such_texts_shows_them_and_does_nothing(server):
 
 def test_lab_00_runs_whole_says_what_is_wrong_gives_a_hint_and_moves_the_progress(server):
     address, _, page = server
-    browser.run_all(page, address, "00_start_here.ipynb", seconds=600)
+    browser.run_all(page, address, "00_start_here.ipynb", seconds=300)
     codes = page.locator(".jp-CodeCell")
     doctor, profile, exercise, hint, course_map = (codes.filter(has_text=text).last for text in (
         "doctor.examine()", "ProfileSwitch(", 'check("accuracy", accuracy)', 'hint("accuracy")', "course_map()"))

@@ -27,16 +27,13 @@ from pathlib import Path
 COURSE = Path(__file__).resolve().parent.parent
 RECORD = COURSE / "data" / "measured" / "two_hosts_search.json"
 NET, BRIDGE, PORT = "10.209.0", "labkit09", 54329
-TRIALS = 16  # as in SPACE
-SPACE = """
+TRIALS = 16
+SPACE = f"""
 search_space:
-  learning_rate: {type: float, low: 1e-4, high: 4e-2, log: true}
-  rank: {type: int, low: 8, high: 64, log: true}
-search_strategy: {type: random, num_trials: 16, pruning: none}
+  learning_rate: {{type: float, low: 1e-4, high: 4e-2, log: true}}
+  rank: {{type: int, low: 8, high: 64, log: true}}
+search_strategy: {{type: random, num_trials: {TRIALS}, pruning: none}}
 """
-
-VERSION = ("import sys, psycopg; print(psycopg.connect(sys.argv[1].replace('+psycopg', '')).execute("
-           "'show server_version').fetchone()[0])")
 
 
 def sh(*words: object, **options) -> subprocess.CompletedProcess:
@@ -87,6 +84,8 @@ def server(undo: ExitStack, folder: Path) -> str:
 
 
 def main() -> int:
+    import psycopg
+
     from labkit import search
 
     with ExitStack() as undo:
@@ -123,14 +122,15 @@ def main() -> int:
         if not right:
             print("WRONG")
             return 1
-        asked = sh(sys.executable, "-c", VERSION, place).stdout.strip()
+        with psycopg.connect(place.replace("+psycopg", "")) as database:
+            version = str(database.execute("show server_version").fetchone()[0]).split()[0]
         RECORD.write_text(json.dumps({
-            "server": f"PostgreSQL {asked.split()[0]}",
+            "server": f"PostgreSQL {version}",
             "trials asked for, and ended": f"{TRIALS}, {len(ended)}, each with settings of its own",
             "ended by each host": ", ".join(str(sum(t.worker == w.pid for t in ended)) for w in workers.values()),
             "cut off": f"the first host, in trial {running[0].number}",
             "that trial": f"counted as lost; the second host did it again as trial {again[0].number}",
-            "the second host, from the cut to its end": f"{time.monotonic() - cut_at:.0f} s, exit code {code}",
+            "the second host, from the cut to its end": f"{time.monotonic() - cut_at:.0f} s",
         }, indent=1) + "\n")
         print("no trial lost, none repeated")
         return 0

@@ -51,7 +51,7 @@ class OnnxModel:
         self.folder = Path(folder)
         self.facts = _checked(self.folder)
         try:
-            self._model = og.Model(_settings(og, self.folder))
+            self._model = og.Model(_configured(og, self.folder))
             self._tokenizer = og.Tokenizer(self._model)
             self._adapters = og.Adapters(self._model) if self.facts["adapters"] else None
             for name in self.facts["adapters"]:
@@ -303,7 +303,7 @@ class OnnxModel:
         return Table([*rows, {"part": "whole folder", "bytes": whole, "share": "100.0%"}], repr(self))
 
 
-def _settings(og, folder: Path):
+def _configured(og, folder: Path):
     """The folder's own settings, with as many threads as PyTorch takes: left alone, genai took one of two cores."""
     config = og.Config(str(folder))
     threads = {"intra_op_num_threads": compute_threads()}

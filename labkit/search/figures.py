@@ -109,10 +109,9 @@ def parallel(study: Study) -> Figure:
     good = sorted(values, reverse=True)[: max(1, len(values) // 3)][-1]
     spread = {name: [_place(study, name, t.params[name]) for t in found if t.value >= good] for name in names}
     width = {name: max(places) - min(places) for name, places in spread.items()}
-    same = [name for name in names if isinstance(study.space[name], Choice) and not width[name]]
-    numbers = [name for name in names if not isinstance(study.space[name], Choice)]
-    said = [f"{_named(name)} {study.best.params[name]}" for name in same]
-    if numbers:
+    said = [f"{_named(name)} {study.best.params[name]}" for name in names
+            if isinstance(study.space[name], Choice) and not width[name]]
+    if numbers := [name for name in names if not isinstance(study.space[name], Choice)]:
         narrow = min(numbers, key=width.get)
         said.append(f"{_named(narrow)} within {width[narrow]:.0%} of its range")
     title = "The best third: " + (", ".join(said) or "every setting in more than one value")
