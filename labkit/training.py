@@ -19,7 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit import adapters, checkpoints, guards, models, processes, profiles
+from labkit import adapters, attention, checkpoints, guards, models, processes, profiles
 from labkit.checkpoints import last as last_checkpoint
 from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
@@ -272,7 +272,7 @@ def finetune(
     torch.manual_seed(seed)
     try:
         with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \
-                memory_told(), stop:
+                memory_told(), attention.quick(tuned), stop:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except guards.Tripped as tripped:
         tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()

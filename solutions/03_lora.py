@@ -400,7 +400,7 @@ check("alpha_for", alpha_for)
 # rsLoRA divides by sqrt(r). DoRA learns the length of each row of W apart from its direction. PiSSA starts A and B
 # from the largest singular directions of W in place of noise and zero. Same rows, same steps, same rank, same alpha,
 # same learning rate: is one of them better? At one rank, mind, rsLoRA is LoRA with another alpha, sqrt(r) times as
-# large.
+# large. (What the explorer has trained already is not trained again.)
 
 # %%
 from labkit.search import quick_trial
@@ -423,10 +423,10 @@ table(*(t.row() for t in kin))
 from labkit.search import quick_trial
 from labkit.tables import table
 
-wide = quick_trial("tone", rank=2, targets="all-linear")
-narrow = quick_trial("tone", rank=9, targets=["q_proj", "v_proj"])
-table({"on": "all linear layers", "r": 2, "trainable": wide.parameters, "accuracy": str(wide.accuracy)},
-      {"on": "q_proj and v_proj", "r": 9, "trainable": narrow.parameters, "accuracy": str(narrow.accuracy)})
+wide = quick_trial("tone", rank=8, targets="all-linear")
+narrow = quick_trial("tone", rank=38, targets=["q_proj", "v_proj"])
+table({"on": "all linear layers", "r": 8, "trainable": wide.parameters, "accuracy": str(wide.accuracy)},
+      {"on": "q_proj and v_proj", "r": 38, "trainable": narrow.parameters, "accuracy": str(narrow.accuracy)})
 
 # %% [markdown]
 # Where the two intervals overlap, neither choice has won: at this size and in so few steps the table does not settle

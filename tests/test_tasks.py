@@ -4,7 +4,7 @@ import pytest
 
 from labkit import data, inbox, profiles, runs
 from labkit.errors import LabError
-from labkit.search import quick_trial
+from labkit.search import quick_trial, trials
 
 
 def test_a_task_has_three_splits_without_a_family_in_common():
@@ -37,9 +37,18 @@ def test_labkit_rows_caps_what_is_scored_evenly_over_all_families(monkeypatch):
 
 def test_a_trial_learns_and_is_scored_on_validation_rows():
     trial = quick_trial("tone", rank=4, alpha=8.0)
-    assert trial.accuracy.rows == len(data.ticket_task("tone").validation)
+    assert trial.accuracy.rows == trials.MANY < len(data.ticket_task("tone").validation)
     assert trial.curve[-1]["loss"] < trial.curve[0]["loss"]
     assert trial.accuracy.low > 1 / 6, trial.accuracy
+
+
+def test_a_setting_is_trained_once_and_told_as_it_was_asked_for(monkeypatch):
+    first = quick_trial("tone", rank=2, steps=2)
+    again = quick_trial("tone", rank=2, alpha=4.0, method="lora", steps=2)
+    assert (again.curve, again.seconds) == (first.curve, first.seconds)
+    assert first.setting == {"batch_size": 8, "rank": 2} and again.row()["method"] == "lora"
+    for other in ({"seed": 1}, {"rank": 3}, {"alpha": 5}, {"steps": 3}):
+        assert quick_trial("tone", **{"rank": 2, "steps": 2, **other}).curve != first.curve
 
 
 def test_runs_lie_apart_by_profile_and_where_labkit_runs_says(tmp_path, monkeypatch):

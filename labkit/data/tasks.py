@@ -6,9 +6,11 @@ Over `read` and `template` on the data's way: every lab that trains on the ticke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.data.read import read
+from labkit.data.read import find, read_file
 from labkit.data.split import spread
 from labkit.data.template import LABELS, PROMPTS, ticket_examples
 from labkit.errors import LabError
@@ -46,10 +48,22 @@ def ticket_task(name: str, profile: str | None = None) -> Task:
         LabError: there is no such task.
     """
     every = named(profile).test_every
-    splits = {split: ticket_examples(read(f"tickets/{split}"), name) for split in ("train", "validation", "test")}
+    splits = {split: _examples(name, *_file(split)) for split in ("train", "validation", "test")}
     for split in ("validation", "test"):
         splits[split] = to_score(splits[split], every)
     return Task(name, PROMPTS[name], LABELS.get(name, ()), **splits)
+
+
+def _file(split: str) -> tuple[Path, str, int]:
+    """Path and name of a split's file, and when it was last written."""
+    path, where = find(f"tickets/{split}")
+    return path, where, path.stat().st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _examples(name: str, path: Path, where: str, written: int) -> Dataset:
+    """A split of a task; kept, since labs ask for the same one many times and nobody writes to it."""
+    return ticket_examples(read_file(path, where), name)
 
 
 def to_score(rows: Dataset, every: int = 1) -> Dataset:

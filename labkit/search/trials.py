@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOOKS = 3  # times that a trial is looked at: after a third of its rows, after two thirds, at the end
 FEW, MANY = 24, 96  # validation rows scored at the first looks, and at the last one
+_tried: dict[tuple, Trial] = {}  # what `quick_trial` has trained already
 ROWS_A_STEP = 5  # rows of a trial are so many times the profile's `trial_steps`
 
 
@@ -85,7 +86,7 @@ def trial(train: Dataset, held: Dataset, labels: Sequence[str], *, steps: int, *
 
 
 def quick_trial(task: str, *, steps: int | None = None, **setting) -> Trial:
-    """A trial on the shipped tickets in seconds: few steps of 8 rows, scored on validation tickets.
+    """A trial on the shipped tickets in seconds: few steps of 8 rows, scored on validation tickets, spread over all.
 
     Never on test tickets: who tries twenty settings on the test set has chosen by it, and knows nothing new after.
 
@@ -93,10 +94,23 @@ def quick_trial(task: str, *, steps: int | None = None, **setting) -> Trial:
         task: "tone" or "intent".
         steps: optimizer steps; None is the current profile's `trial_steps`.
         setting: as for `trial`.
+
+    The same setting gives the same adapter, so one that was tried in this process is not trained again.
     """
-    found = data.ticket_task(task)
-    steps = current().trial_steps if steps is None else steps
-    return trial(found.train, found.validation, found.labels, steps=steps, **{"batch_size": 8, **setting})
+    found, profile = data.ticket_task(task), current()
+    steps = capped(profile.trial_steps if steps is None else steps)
+    held = data.spread(found.validation, MANY)
+    full = {"batch_size": 8, "method": "lora", "targets": "all-linear", "rank": profile.rank, **setting}
+    full = {"alpha": 2 * full["rank"]} | full
+    key = task, len(held), models.identity(profile.model), steps, repr(sorted((k, _told(v)) for k, v in full.items()))
+    if key not in _tried:
+        _tried[key] = trial(found.train, held, found.labels, steps=steps, **{"batch_size": 8, **setting})
+    return replace(_tried[key], setting={"batch_size": 8, **setting})
+
+
+def _told(value) -> str:
+    """A setting as text, in which 16 and 16.0 are one."""
+    return str(float(value)) if isinstance(value, int | float) else str(value)
 
 
 class Bench:

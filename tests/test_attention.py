@@ -1,0 +1,125 @@
+"""Attention by matrix products: the same answers and gradients as PyTorch's, no more memory, put back afterwards."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from labkit import adapters, attention, data, finetune, models
+from labkit.data.encode import collate, collate_packed, encode, pack, pad_id
+from labkit.trainer import sparse_loss
+
+
+def tensors(heads=4, key_heads=2, seq=9, width=8, dtype=torch.float64):
+    torch.manual_seed(0)
+    return [torch.randn(3, n, seq, width, dtype=dtype, requires_grad=True) for n in (heads, key_heads, key_heads)]
+
+
+def masks(seq=9):
+    causal = torch.ones(seq, seq, dtype=torch.bool).tril()
+    lengths = torch.tensor([9, 5, 1])
+    real = torch.arange(seq) < lengths[:, None]
+    places = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]] * 3)
+    member = (places == 0).cumsum(-1)
+    return {"none": None, "causal": causal[None, None], "padded": (causal & real[:, None])[:, None],
+            "packed": (causal & (member[:, :, None] == member[:, None]))[:, None]}
+
+
+@pytest.mark.parametrize("name", ["none", "causal", "padded", "packed"])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_the_same_as_pytorchs_forwards_and_backwards(name, key_heads):
+    seen = masks()[name]
+    mine, theirs = tensors(key_heads=key_heads), tensors(key_heads=key_heads)
+    given = torch.randn(3, 4, 9, 8, dtype=torch.float64)
+    ours = attention.by_products(*mine, seen, 0.3)
+    exact = scaled_dot_product_attention(*theirs, attn_mask=seen, is_causal=seen is None, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-12)
+    ours.backward(given)
+    exact.backward(given)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-12)
+
+
+def test_the_slope_is_that_of_the_function():
+    given = tensors(seq=5, width=3)
+    assert torch.autograd.gradcheck(lambda q, k, v: attention.by_products(q, k, v, None, 0.5), given)
+
+
+def test_a_token_that_may_look_nowhere_gives_numbers():
+    seen = torch.zeros(3, 1, 9, 9, dtype=torch.bool)
+    given = tensors()
+    said = attention.by_products(*given, seen, 0.3)
+    said.sum().backward()
+    assert said.isfinite().all() and all(t.grad.isfinite().all() for t in given)
+
+
+def test_nothing_of_seq_by_seq_is_kept_for_the_backward_pass():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        attention.by_products(*tensors(seq=40), None, 0.3)
+    assert kept and not any(shape[-2:] == (40, 40) for shape in kept)
+
+
+def batch_of(tokenizer, packed=False):
+    rows = encode(data.ticket_task("tone").train.select(range(12)), tokenizer)
+    if packed:
+        return collate_packed(pack(rows, 512).to_list(), pad_id(tokenizer))
+    return collate(rows.select_columns(["input_ids", "labels"]).to_list(), pad_id(tokenizer))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_model_trains_to_the_same_gradients_with_it_and_without(packed, monkeypatch):
+    base, tokenizer = models.load("tiny")
+    tuned = adapters.attach_lora(base, rank=4)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:  # at zero, A gets no gradient
+            torch.nn.init.normal_(weight, std=0.02)
+    batch, calls = batch_of(tokenizer, packed), []
+    real = attention.by_products
+    monkeypatch.setattr(attention, "by_products", lambda *a: calls.append(1) or real(*a))
+
+    def slopes():
+        tuned.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = sparse_loss(tuned.train(), batch)
+        loss.backward()
+        return float(loss), torch.cat([w.grad.flatten() for w in tuned.parameters() if w.requires_grad])
+
+    without = slopes()
+    assert not calls
+    with attention.quick(tuned):
+        within = slopes()
+    assert len(calls) == base.config.num_hidden_layers
+    assert slopes()[0] == without[0] and len(calls) == base.config.num_hidden_layers  # put back
+    assert within[0] == pytest.approx(without[0], abs=5e-3)  # bfloat16 has three digits
+    assert torch.nn.functional.cosine_similarity(within[1], without[1], 0) > 0.999
+
+
+def test_without_autocast_and_in_evaluation_pytorchs_kernel_answers(monkeypatch):
+    base, tokenizer = models.load("tiny")
+    batch = batch_of(tokenizer)
+    batch.pop("labels")
+    monkeypatch.setattr(attention, "by_products", None)
+    with torch.no_grad():
+        before = base.eval()(**batch).logits
+        with attention.quick(base):
+            assert torch.equal(base(**batch).logits, before)
+
+
+def test_a_batch_too_large_for_its_scores_is_left_to_pytorch(monkeypatch):
+    base, tokenizer = models.load("tiny")
+    monkeypatch.setattr(attention, "by_products", None)
+    monkeypatch.setattr(attention, "MOST_SCORES", 100)
+    with attention.quick(base), torch.autocast("cpu", dtype=torch.bfloat16):
+        sparse_loss(base.train(), batch_of(tokenizer)).backward()
+
+
+def test_a_saved_model_names_no_attention_of_ours(tmp_path):
+    run = finetune(data.ticket_task("tone").train.select(range(64)), method="full", steps=2, out=tmp_path / "run",
+                   model=tuple(copy.copy(part) for part in models.load("tiny")))
+    assert attention.NAME not in json.dumps(json.loads((run.folder / "model" / "config.json").read_text()))
+    assert run.model.config._attn_implementation == "sdpa"
