@@ -13,17 +13,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit import adapters, attention, checkpoints, guards, models, processes, profiles
+from labkit import adapters, checkpoints, guards, models, processes, profiles
 from labkit.checkpoints import last as last_checkpoint
 from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode, pad_id
 from labkit.errors import LabError
 from labkit.guards import Finding
+from labkit.kernels import quick
 from labkit.monitoring import Meter, in_notebook, live, memory_told, notebook_line
 from labkit.trainer import TOLD, best_of, curve_of, make_trainer
 
@@ -124,6 +125,7 @@ def finetune(
     out: str | Path = "runs/latest",
     resume: bool = False,
     bf16: bool | None = None,
+    kernels: bool = True,
     reuse: bool = False,
     guard: bool = True,
     skip: Collection[str] = (),
@@ -157,6 +159,8 @@ def finetune(
             already, take it. On a CPU the weights are then those of a run that was never stopped, byte for byte.
         reuse: take the finished Run that lies in `out`, if base, rows and settings are the same.
         bf16: compute in bfloat16; None asks what the machine does well.
+        kernels: in a training in bfloat16 on a CPU, compute attention and LoRA layers by `labkit.kernels`; False takes
+            PyTorch's and peft's own, which differ by rounding and are slower.
         guard: run the tripwires. skip: names of tripwires to leave out, such as "loss_mask" where all tokens count.
         collator: in place of `labkit.data.encode.collate`; with it or `loss`, rows keep their further columns.
         loss: function of (model, batch, items) to a scalar; `items` is how many labels count in the effective batch.
@@ -222,6 +226,7 @@ def finetune(
         "schedule": schedule,
         "max_length": max_length or profile.max_length,
         "bf16": profiles.bf16() if bf16 is None else bf16,
+        "kernels": kernels,
         "rows": len(examples),
         "data": _rows_hash(examples),
         "base": models.identity(name),
@@ -269,10 +274,11 @@ def finetune(
     meter = next(found for c in callbacks if isinstance(found := getattr(c, "meter", None), Meter))
     trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, loss,
                                  arguments, patience, last)
+    fast = quick(tuned, adapter=not trainer.is_fsdp_enabled) if settings["kernels"] else nullcontext()
     torch.manual_seed(seed)
     try:
         with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \
-                memory_told(), attention.quick(tuned), stop:
+                memory_told(), stop, fast:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except guards.Tripped as tripped:
         tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()

@@ -289,7 +289,7 @@ def test_the_lesson_moves_the_loss_by_far_more_than_any_tolerance(lesson, bare):
 @pytest.mark.parametrize("lever", train.LEVERS)
 def test_a_lever_changes_no_result(lesson, bare, lever):
     found = train.ours(lesson, lever, (lever,))
-    tolerance = ROUNDED if lever == "bf16" else EXACT
+    tolerance = ROUNDED if lever in train.LOW else EXACT
     assert found["loss at the end"] == pytest.approx(bare["loss at the end"], abs=tolerance)
     assert found["counted tokens"] == bare["counted tokens"] and found["steps"] == STEPS
 
@@ -306,6 +306,8 @@ def test_a_processor_without_bf16_is_not_asked_to_imitate_it(lesson, monkeypatch
     assert list(ways) == ["no lever", *train.LEVERS, "all levers (3)"]
     with pytest.raises(NotHere, match="imitate bfloat16"):
         ways["bf16"]()
+    with pytest.raises(NotHere, match="imitate bfloat16"):
+        ways["kernels"]()
 
 
 def test_a_lever_that_is_none_is_refused(lesson):

@@ -33,7 +33,8 @@ PART = "train"
 FIGURE = "counted tokens/s"
 STEPS = {"tiny": 6, "small": 2}  # the first one is not timed
 HELD = 24  # rows that the loss at the end is taken of
-LEVERS = ("bf16", "logits where labels count", "length groups", "packs")
+LEVERS = ("bf16", "kernels", "logits where labels count", "length groups", "packs")
+LOW = ("bf16", "kernels")  # those for a processor that computes in bfloat16
 TRL_LONGEST = 1024  # SFTConfig's max_length, which is the length of its packs
 
 
@@ -262,7 +263,8 @@ def switched(lesson: Lesson, watch: Watch, levers: Collection[str] | None) -> tu
         return rows, settings
     if unknown := sorted(set(levers) - set(LEVERS)):
         raise LabError(f"there is no lever {', '.join(unknown)}", where="levers", expected=", ".join(LEVERS))
-    settings["bf16"] = "bf16" in levers
+    settings["kernels"] = "kernels" in levers
+    settings["bf16"] = "bf16" in levers or settings["kernels"]  # which are for bf16 alone
     if "logits where labels count" not in levers:
         settings["loss"] = all_logits
     if "length groups" in levers:
@@ -345,10 +347,11 @@ def ways(lesson: Lesson) -> dict[str, Callable[[], dict[str, float]]]:
 
 def levers(lesson: Lesson) -> dict[str, Callable[[], dict[str, float]]]:
     """finetune with no lever, with each alone, and with all that this machine has."""
-    has = [lever for lever in LEVERS if lever != "bf16" or profiles.bf16()]
+    has = [lever for lever in LEVERS if lever not in LOW or profiles.bf16()]
     switches = {"no lever": (), **{lever: (lever,) for lever in LEVERS}, f"all levers ({len(has)})": has}
     ways = {name: partial(ours, lesson, name, on) for name, on in switches.items()}
-    return ways if profiles.bf16() else ways | {"bf16": refuse("this processor would have to imitate bfloat16")}
+    imitated = dict.fromkeys(LOW, refuse("this processor would have to imitate bfloat16"))
+    return ways if profiles.bf16() else ways | imitated
 
 
 def jobs(options: Options) -> Iterator[Job]:

@@ -1,0 +1,211 @@
+"""Attention and LoRA layers for training on a CPU in bfloat16, where PyTorch's and peft's own are slow.
+
+On rows as short as tickets, plain matrix products take a third of the time of PyTorch's flash kernel for CPUs; like
+that kernel they keep no (seq, seq) matrix from forward to backward, but compute it again. And a LoRA layer in one
+function writes its detour into W x without passes of its own for the scale, the sum and each change of type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+NAME = "labkit_products"  # under which transformers knows the attention
+MOST_SCORES = 1 << 24  # scores of a batch, all heads together, at 4 bytes each; above, PyTorch's kernel is taken
+
+
+def by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None,
+                scale: float) -> torch.Tensor:
+    """softmax(scale Q K^T) V by matrix products, with a backward pass that computes the softmax again.
+
+    Args:
+        query: (batch, heads, seq, width). key, value: (batch, key heads, seq, width); heads is a multiple of theirs.
+        seen: True where a token may look, broadcast to (batch, heads, seq, seq); None is: at itself and before it.
+        scale: of the scores.
+
+    Returns:
+        (batch, heads, seq, width) in the type of the arguments.
+    """
+    return _products().apply(query, key, value, seen, scale)
+
+
+@cache
+def _products():
+    """The autograd function; made at first use, since `import labkit` loads no torch."""
+    import torch
+
+    def probabilities(query, key, seen, scale):
+        batch, heads, seq, _ = query.shape
+        scores = _grouped(query * scale, key) @ key.transpose(-1, -2)
+        scores = scores.view(batch, heads, seq, seq)
+        if seen is None:
+            seen = torch.ones(seq, seq, dtype=torch.bool, device=query.device).tril()
+        # not -inf: a row that sees nothing, as padding on the left does, would become 0 / 0
+        return scores.masked_fill_(~seen, torch.finfo(scores.dtype).min).softmax(-1)  # sums in float32 by itself
+
+    class Products(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, query, key, value, seen, scale):
+            ctx.save_for_backward(query, key, value, seen)
+            ctx.scale = scale
+            shares = probabilities(query, key, seen, scale)
+            return (_grouped(shares, key) @ value).view(query.shape)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, given):
+            query, key, value, seen = ctx.saved_tensors
+            given = _grouped(given, key)
+            shares = probabilities(query, key, seen, ctx.scale)
+            to_shares = (given @ value.transpose(-1, -2)).view(shares.shape)
+            to_scores = _grouped(torch._softmax_backward_data(to_shares, shares, -1, shares.dtype), key)
+            shares = _grouped(shares, key)
+            to_query = (to_scores @ key).view(query.shape) * ctx.scale
+            to_key = to_scores.transpose(-1, -2) @ _grouped(query, key) * ctx.scale
+            return to_query, to_key, shares.transpose(-1, -2) @ given, None, None
+
+    return Products
+
+
+def _grouped(tensor: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """(batch, heads, seq, n) as (batch, key heads, heads of one key * seq, n): no key has to be copied."""
+    batch, heads, seq, last = tensor.shape
+    return tensor.reshape(batch, key.shape[1], heads // key.shape[1] * seq, last)
+
+
+def with_detour(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor,
+                scale: float) -> torch.Tensor:
+    """W x + bias + scale B A x, computed in the type of W, which is frozen.
+
+    Args:
+        x: (..., d_in). weight: (d_out, d_in). bias: (d_out,). a: (r, d_in). b: (d_out, r).
+
+    Returns:
+        (..., d_out) in W's type. The gradients of x, a and b come in their own types.
+    """
+    return _detour().apply(x, weight, bias, a, b, scale)
+
+
+@cache
+def _detour():
+    import torch
+
+    class Detour(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight, bias, a, b, scale):
+            rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
+            low_a, low_b = a.to(weight.dtype), (b * scale).to(weight.dtype)
+            said = torch.nn.functional.linear(rows, weight, bias)
+            inner = rows @ low_a.T
+            said.addmm_(inner, low_b.T)
+            ctx.save_for_backward(rows, weight, inner, low_a, low_b)
+            ctx.scale, ctx.types = scale, (x.dtype, a.dtype, b.dtype)
+            return said.view(*x.shape[:-1], -1)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, given):
+            rows, weight, inner, low_a, low_b = ctx.saved_tensors
+            of_x, of_a, of_b = ctx.types
+            shape = given.shape[:-1]
+            given = given.reshape(-1, given.shape[-1]).to(weight.dtype)
+            to_inner, to_x = given @ low_b, None
+            if ctx.needs_input_grad[0]:
+                to_x = (given @ weight).addmm_(to_inner, low_a).view(*shape, -1).to(of_x)
+            to_b = (given.T @ inner).to(of_b) * ctx.scale
+            return to_x, None, None, (to_inner.T @ rows).to(of_a), to_b, None
+
+    return Detour
+
+
+@contextmanager
+def quick(model: PreTrainedModel, adapter: bool = True) -> Iterator[None]:
+    """While it is entered, a model on a CPU trains with these, wherever they give the same and are quicker.
+
+    Args:
+        model: the base, or a PeftModel. adapter: whether its LoRA layers too; not where weights are split.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    here = model.device.type == "cpu"
+    was = getattr(model.config, "_attn_implementation", None)
+    fits = here and was == "sdpa" and getattr(model, "_supports_attention_backend", False)
+    layers = [module for module in model.modules() if _plain(module)] if here and adapter else []
+    if fits:
+        model.set_attn_implementation(NAME)
+    for layer in layers:
+        layer.forward = partial(_forward, layer, layer.forward, {})
+    try:
+        yield
+    finally:
+        if fits:
+            model.set_attn_implementation(was)
+        for layer in layers:
+            del layer.forward
+
+
+def _plain(module) -> bool:
+    """Whether it is a LoRA layer as peft makes it by default: one adapter over a frozen nn.Linear, and no variant."""
+    import torch
+
+    if type(module).__module__ != "peft.tuners.lora.layer" or type(module).__name__ != "Linear":
+        return False
+    base, names = module.base_layer, module.active_adapters
+    return (type(base) is torch.nn.Linear and not base.weight.requires_grad and len(names) == 1
+            and (base.bias is None or not base.bias.requires_grad)
+            and names[0] in module.lora_A and names[0] not in module.lora_variant
+            and type(module.lora_dropout[names[0]]) is torch.nn.Identity
+            and module.lora_A[names[0]].bias is None and module.lora_B[names[0]].bias is None
+            and not module.merged and not module.disable_adapters)
+
+
+def _low() -> bool:
+    """Whether a training computes in bfloat16 here and now."""
+    import torch
+
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def _forward(layer, otherwise, kept: dict, x, *args, **further):
+    """A LoRA layer's call: in one function in a training in bfloat16, otherwise peft's own.
+
+    `kept` holds W in bfloat16: autocast would make that copy anew in each pass, and keep it for the backward pass.
+    """
+    import torch
+
+    if args or further or not (layer.training and _low() and torch.is_grad_enabled()):
+        return otherwise(x, *args, **further)
+    if "weight" not in kept:
+        weight, bias = layer.base_layer.weight.detach().bfloat16(), layer.base_layer.bias
+        kept |= {"weight": weight, "bias": bias if bias is None else bias.bfloat16()}
+    name = layer.active_adapters[0]
+    with torch.autocast("cpu", enabled=False):
+        return with_detour(x, kept["weight"], kept["bias"], layer.lora_A[name].weight, layer.lora_B[name].weight,
+                           layer.scaling[name])
+
+
+def _attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **further):
+    """transformers' call: by products where it can be, otherwise as without this module."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    batch, heads, seq, width = query.shape
+    plain = not dropout and not any(further.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
+    plain &= getattr(module, "is_causal", True) if attention_mask is None else attention_mask.dtype == torch.bool
+    same = key.shape[2] == seq and value.shape == key.shape and batch * heads * seq**2 <= MOST_SCORES
+    if not (plain and same and _low() and query.requires_grad):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+                                      **further)
+    with torch.autocast("cpu", enabled=False):
+        said = by_products(*(t.bfloat16() for t in (query, key, value)), attention_mask,
+                           width**-0.5 if scaling is None else scaling)
+    return said.transpose(1, 2).contiguous(), None
