@@ -27,7 +27,7 @@ from labkit import data, evaluation, finetune, models, runs
 from labkit.widgets.sidebyside import SideBySide
 
 task = data.ticket_task("summary")  # letters with their summaries
-run = finetune(task.train, steps=60, out=runs("lab00"))  # a step reads a few letters; the result is kept in runs/
+run = finetune(task.train, steps=45, out=runs("lab00"))  # a step reads a few letters; the result is kept in runs/
 
 
 def one_line(model, tokenizer):
