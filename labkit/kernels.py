@@ -129,7 +129,9 @@ def quick(model: PreTrainedModel, adapter: bool = True) -> Iterator[None]:
     """While it is entered, a model on a CPU trains with these, wherever they give the same and are quicker.
 
     Args:
-        model: the base, or a PeftModel. adapter: whether its LoRA layers too; not where weights are split.
+        model: the base, or a PeftModel.
+        adapter: whether its LoRA layers too. They keep W in bfloat16 for the whole training: not where weights are
+            split over processes, or where checkpointing shall keep little.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -200,7 +202,9 @@ def _attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None
 
     batch, heads, seq, width = query.shape
     plain = not dropout and not any(further.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
-    plain &= getattr(module, "is_causal", True) if attention_mask is None else attention_mask.dtype == torch.bool
+    causal = further.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    plain &= causal if attention_mask is None else attention_mask.dtype == torch.bool
     same = key.shape[2] == seq and value.shape == key.shape and batch * heads * seq**2 <= MOST_SCORES
     if not (plain and same and _low() and query.requires_grad):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,

@@ -16,6 +16,7 @@ from labkit.tables import Table
 FOLDER = profiles.COURSE / "data" / "measured"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "onnxruntime-genai")
 
+
 def note(lab: str, **figures) -> None:
     """Remember figures of a lab beside its runs: numbers, strings, or Scores. LABKIT_RECORD names a record to write."""
     mine = {**noted(lab), **{name: _plain(value) for name, value in figures.items()}}
@@ -107,3 +108,10 @@ def beside(lab: str) -> Table:
     )
     rows = [{"figure": n.replace("_", " "), here: mine.get(n), there: kept["figures"].get(n)} for n in names]
     return Table(rows, caption)
+
+
+def seen(name: str, by: str) -> Table:
+    """What a script saw that few machines can run; `by` is the script, named where nothing was recorded."""
+    file = FOLDER / f"{name}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"nothing recorded yet": f"run {by}"}
+    return Table([{"what": what, "seen": value} for what, value in found.items()])

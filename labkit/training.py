@@ -274,7 +274,8 @@ def finetune(
     meter = next(found for c in callbacks if isinstance(found := getattr(c, "meter", None), Meter))
     trainer, stop = make_trainer(tuned, rows, held, collator, settings, folder, callbacks, evaluate_every, loss,
                                  arguments, patience, last)
-    fast = quick(tuned, adapter=not trainer.is_fsdp_enabled) if settings["kernels"] else nullcontext()
+    small = trainer.is_fsdp_enabled or trainer.args.gradient_checkpointing
+    fast = quick(tuned, adapter=not small) if settings["kernels"] else nullcontext()
     torch.manual_seed(seed)
     try:
         with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \

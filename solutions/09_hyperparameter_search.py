@@ -488,8 +488,15 @@ table(*({"trial": t.number, "worker": names[t.worker], "state": t.state, "again 
 # ```
 #
 # Start it on each host, with the same data and the same `space.yml`. `tests/two_hosts_search.py` plays two hosts on one
-# machine, where it has a PostgreSQL server, and cuts one of them off.
-#
+# Linux machine that has a PostgreSQL server, and cuts one of them off in mid-trial. This is what it saw, once somebody
+# has run it:
+
+# %%
+from labkit import measured
+
+measured.seen("two_hosts_search", by="tests/two_hosts_search.py")
+
+# %% [markdown]
 # ## How much of it is luck
 # The best of twenty was chosen because its figure was the highest. **Predict**: train the same settings again with
 # other seeds. Will they come out above its figure, below, or around it?

@@ -406,14 +406,9 @@ print("""torchrun --nnodes 2 --nproc-per-node 1 --rdzv-id tickets --rdzv-backend
 # what it saw, once somebody has run it:
 
 # %%
-import json
+from labkit import measured
 
-from labkit import profiles
-from labkit.tables import table
-
-record = profiles.COURSE / "data/measured/two_machines.json"
-seen = json.loads(record.read_text()) if record.is_file() else {"nothing recorded yet": "run tests/two_machines.py"}
-table(*({"what": name, "seen": value} for name, value in seen.items()))
+measured.seen("two_machines", by="tests/two_machines.py")
 
 # %% [markdown]
 # A cut wire sends no message, so nobody is told: the machines wait for each other. `LABKIT_PEER_TIMEOUT` says for how

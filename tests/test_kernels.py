@@ -144,6 +144,21 @@ def test_without_autocast_and_in_evaluation_pytorchs_kernel_answers(monkeypatch)
             assert torch.equal(base(**batch).logits, before)
 
 
+def test_attention_both_ways_is_left_to_pytorch(monkeypatch):
+    monkeypatch.setattr(kernels, "by_products", None)
+    query, key, value = tensors(key_heads=4, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        said, _ = kernels._attend(torch.nn.Module(), query, key, value, None, is_causal=False)
+        exact = scaled_dot_product_attention(query, key, value)
+    assert torch.equal(said, exact.transpose(1, 2))
+
+
+def test_checkpointing_keeps_no_copies_of_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "with_detour", None)
+    finetune(data.ticket_task("tone").train.select(range(32)), model="tiny", steps=2, bf16=True, out=tmp_path,
+             arguments={"gradient_checkpointing": True})
+
+
 def test_a_batch_too_large_for_its_scores_is_left_to_pytorch(monkeypatch):
     base, tokenizer = models.load("tiny")
     monkeypatch.setattr(kernels, "by_products", None)

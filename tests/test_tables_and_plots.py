@@ -5,7 +5,7 @@ import html.parser
 
 import pytest
 
-from labkit import plots
+from labkit import measured, plots
 from labkit.errors import LabError
 from labkit.tables import Table, show, table
 
@@ -200,3 +200,12 @@ def test_clouds_draw_every_point_of_every_panel_and_name_the_labels_once():
     assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in figure.axes] == [3, 3]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tent", "boot"]
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
+
+
+def test_what_a_rare_script_saw_has_a_row_each_or_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    nothing = [{"what": "nothing recorded yet", "seen": "run tests/wire.py"}]
+    assert measured.seen("wire", by="tests/wire.py").rows == nothing
+    (tmp_path / "wire.json").write_text('{"cut": "15 s", "ended": "both"}')
+    assert measured.seen("wire", by="tests/wire.py").rows == [
+        {"what": "cut", "seen": "15 s"}, {"what": "ended", "seen": "both"}]

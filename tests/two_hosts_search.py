@@ -17,6 +17,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ COURSE = Path(__file__).resolve().parent.parent
 RECORD = COURSE / "data" / "measured" / "two_hosts_search.json"
 NET, BRIDGE, PORT = "10.209.0", "labkit09", 54329
 TRIALS = 16
+ENDED = ("done", "stopped early")  # early: its loss was no number any more
 SPACE = f"""
 search_space:
   learning_rate: {{type: float, low: 1e-4, high: 4e-2, log: true}}
@@ -83,6 +85,30 @@ def server(undo: ExitStack, folder: Path) -> str:
     return f"postgresql+psycopg://postgres@{NET}.1:{PORT}/studies"
 
 
+def both_at_work(place: str, first: subprocess.Popen, second: subprocess.Popen) -> int | None:
+    """Wait until both have ended a trial and the first is at another one, and give its number; None where one ended.
+
+    The first is held while the second is still starting, or it would end most trials alone.
+    """
+    from labkit import search
+
+    held = joined = False
+    while first.poll() is None and second.poll() is None:
+        trials = search.trials_in(place)
+        running = {t.worker: t.number for t in trials if t.state == "running"}
+        done = {t.worker for t in trials if t.state in ENDED}
+        if not joined and not held and first.pid in running:
+            first.send_signal(signal.SIGSTOP)
+            held = True
+        if held and second.pid in running:
+            first.send_signal(signal.SIGCONT)
+            held, joined = False, True
+        if {first.pid, second.pid} <= done and first.pid in running:
+            return running[first.pid]
+        time.sleep(0.2)
+    return None
+
+
 def main() -> int:
     import psycopg
 
@@ -99,26 +125,24 @@ def main() -> int:
         for host in hosts:
             workers[host] = subprocess.Popen(["ip", "netns", "exec", host, *words], cwd=COURSE)
             undo.callback(workers[host].kill)
-        while {t.worker for t in search.trials_in(place) if t.state == "running"} < {w.pid for w in workers.values()}:
-            if any(worker.poll() is not None for worker in workers.values()):
-                print("a worker ended before both were at a trial")
-                return 1
-            time.sleep(0.2)
-        cut = hosts[0]
-        running = [t for t in search.trials_in(place) if t.state == "running" and t.worker == workers[cut].pid]
-        sh("ip", "-n", cut, "link", "set", "eth0", "down")
-        print(f"{cut} is cut off in trial {running[0].number}")
+        cut, other = (workers[host] for host in hosts)
+        trial = both_at_work(place, cut, other)
+        if trial is None:
+            print("a worker ended before both had ended a trial and the first was at another one")
+            return 1
+        sh("ip", "-n", hosts[0], "link", "set", "eth0", "down")
+        print(f"{hosts[0]} is cut off in trial {trial}")
         cut_at = time.monotonic()
-        code = workers[hosts[1]].wait()
+        code = other.wait()
         trials = search.trials_in(place)
-        ended = [t for t in trials if t.state in ("done", "stopped early")]  # early: its loss was no number any more
+        ended = [t for t in trials if t.state in ENDED]
         for t in trials:
             print(t.number, t.state, t.worker, t.retry_of, t.params)
         lost = [t for t in trials if t.state == "failed"]
         again = [t for t in ended if t.retry_of is not None]
         right = (code == 0 and len(ended) == TRIALS and len({json.dumps(t.params) for t in ended}) == TRIALS
-                 and [t.number for t in lost] == [t.retry_of for t in again] == [running[0].number]
-                 and {t.worker for t in again} == {workers[hosts[1]].pid})
+                 and [t.number for t in lost] == [t.retry_of for t in again] == [trial]
+                 and {t.worker for t in again} == {other.pid})
         if not right:
             print("WRONG")
             return 1
@@ -128,7 +152,7 @@ def main() -> int:
             "server": f"PostgreSQL {version}",
             "trials asked for, and ended": f"{TRIALS}, {len(ended)}, each with settings of its own",
             "ended by each host": ", ".join(str(sum(t.worker == w.pid for t in ended)) for w in workers.values()),
-            "cut off": f"the first host, in trial {running[0].number}",
+            "cut off": f"the first host, in trial {trial}",
             "that trial": f"counted as lost; the second host did it again as trial {again[0].number}",
             "the second host, from the cut to its end": f"{time.monotonic() - cut_at:.0f} s",
         }, indent=1) + "\n")

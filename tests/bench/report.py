@@ -68,7 +68,17 @@ def _limit(result: Result, way: str, figure: str, most: float) -> dict:
         return row | {"ratio": ABSENT, "figures": result.absent[way]}
     broken = (way, figure, most) in result.broken()
     return row | {"ratio": "BROKEN" if broken else "kept",
-                  "figures": f"{number(Middle.of(result.values(way, figure)).median)} {figure}"}
+                  "figures": _measured(figure, Middle.of(result.values(way, figure)).median)}
+
+
+def _measured(figure: str, value: float) -> str:
+    """A value with the name and the unit of its figure.
+
+    >>> _measured("all, s", 41.2), _measured("tokens/s", 7.0)
+    ('all: 41.2 s', '7 tokens/s')
+    """
+    name, _, unit = figure.rpartition(", ")
+    return f"{name + ': ' if name else ''}{number(value)} {unit}"
 
 
 def ways(result: Result) -> Table:
