@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "labkit_products"  # under which transformers knows the attention
-MOST_SCORES = 1 << 24  # scores of a batch, all heads together, at 4 bytes each; above, PyTorch's kernel is taken
+MOST_SCORES = 1 << 24  # scores of a batch, all heads together, at 2 bytes each; above, PyTorch's kernel is taken
 
 
 def by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None,
@@ -94,6 +94,7 @@ def with_detour(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 @cache
 def _detour():
+    """As `_products`."""
     import torch
 
     class Detour(torch.autograd.Function):
@@ -158,8 +159,9 @@ def quick(model: PreTrainedModel, adapter: bool = True) -> Iterator[None]:
 def _plain(module) -> bool:
     """Whether it is a LoRA layer as peft makes it by default: one adapter over a frozen nn.Linear, and no variant."""
     import torch
+    from peft.tuners.lora import Linear
 
-    if type(module).__module__ != "peft.tuners.lora.layer" or type(module).__name__ != "Linear":
+    if type(module) is not Linear:
         return False
     base, names = module.base_layer, module.active_adapters
     return (type(base) is torch.nn.Linear and not base.weight.requires_grad and len(names) == 1

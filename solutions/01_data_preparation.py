@@ -711,8 +711,7 @@ measured.beside("01_data_preparation")
 
 # %% [markdown]
 # Who gains most from the leak? A bag of words learns letters by heart, and is asked for the same letters again. A model
-# that is large and trained briefly has learnt few of them by heart, so the random split flatters it less; with more
-# steps that would change.
+# that is large and trained briefly has learnt few of them by heart: compare by how much the random split flatters each.
 #
 # ## The same by command line
 # `labkit inspect FILE` prints this report for any file, and `--html` writes it as a page. `labkit finetune FILE` does

@@ -352,6 +352,7 @@ check("mend_batches", mend_batches)
 # them out and says so. *Fifth mend:* less work between the products. In 16 bits PyTorch's attention for CPUs is slow
 # backwards, and a LoRA layer goes over its answer anew for the scale, for the sum and for each change of type.
 # `labkit.kernels` does both in fewer passes; `finetune` uses it in 16 bits, unless it is told `kernels=False`.
+# **Predict** which of the three brings most.
 
 # %%
 from labkit import measured, profiles

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from functools import partial
 
 import pytest
@@ -62,7 +60,7 @@ def test_nothing_of_seq_by_seq_is_kept_for_the_backward_pass():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         kernels.by_products(*tensors(seq=40), None, 0.3)
-    assert kept and not any(shape[-2:] == (40, 40) for shape in kept)
+    assert kept and all(shape.numel() < 3 * 4 * 40 * 40 for shape in kept)  # in whatever shape
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -169,6 +167,6 @@ def test_a_batch_too_large_for_its_scores_is_left_to_pytorch(monkeypatch):
 
 def test_a_saved_model_names_no_attention_of_ours(tmp_path):
     run = finetune(data.ticket_task("tone").train.select(range(64)), method="full", steps=2, out=tmp_path / "run",
-                   model=tuple(copy.copy(part) for part in models.load("tiny")))
-    assert kernels.NAME not in json.dumps(json.loads((run.folder / "model" / "config.json").read_text()))
+                   model="tiny")
+    assert kernels.NAME not in (run.folder / "model" / "config.json").read_text()
     assert run.model.config._attn_implementation == "sdpa"

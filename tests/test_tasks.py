@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit import data, inbox, profiles, runs
+from labkit import data, inbox, losses, profiles, runs
 from labkit.errors import LabError
 from labkit.search import quick_trial, trials
 
@@ -42,13 +42,23 @@ def test_a_trial_learns_and_is_scored_on_validation_rows():
     assert trial.accuracy.low > 1 / 6, trial.accuracy
 
 
-def test_a_setting_is_trained_once_and_told_as_it_was_asked_for(monkeypatch):
+def test_a_setting_is_trained_once_and_told_as_it_was_asked_for():
     first = quick_trial("tone", rank=2, steps=2)
     again = quick_trial("tone", rank=2, alpha=4.0, method="lora", steps=2)
     assert (again.curve, again.seconds) == (first.curve, first.seconds)
     assert first.setting == {"batch_size": 8, "rank": 2} and again.row()["method"] == "lora"
     for other in ({"seed": 1}, {"rank": 3}, {"alpha": 5}, {"steps": 3}):
         assert quick_trial("tone", **{"rank": 2, "steps": 2, **other}).curve != first.curve
+
+
+def test_two_functions_of_one_name_are_two_settings():
+    def with_loss(factor):
+        def loss(model, batch, items=None):
+            return factor * losses.masked(model, batch, items)
+
+        return quick_trial("tone", rank=2, steps=2, loss=loss).curve[0]["loss"]
+
+    assert with_loss(2) == pytest.approx(2 * with_loss(1), rel=1e-3)
 
 
 def test_runs_lie_apart_by_profile_and_where_labkit_runs_says(tmp_path, monkeypatch):

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 LOOKS = 3  # times that a trial is looked at: after a third of its rows, after two thirds, at the end
 FEW, MANY = 24, 96  # validation rows scored at the first looks, and at the last one
-_tried: dict[tuple, Trial] = {}  # what `quick_trial` has trained already
 ROWS_A_STEP = 5  # rows of a trial are so many times the profile's `trial_steps`
+_tried: dict[tuple, Trial] = {}  # what `quick_trial` has trained already
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ def quick_trial(task: str, *, steps: int | None = None, **setting) -> Trial:
     found, profile = data.ticket_task(task), current()
     steps = capped(profile.trial_steps if steps is None else steps)
     held = data.spread(found.validation, MANY)
-    full = {"batch_size": 8, "method": "lora", "targets": "all-linear", "rank": profile.rank, **setting}
-    full = {"alpha": 2 * full["rank"]} | full
+    asked = {"batch_size": 8, **setting}
+    full = {"method": "lora", "targets": "all-linear", "rank": profile.rank, **asked}
+    full = {"alpha": 2 * full["rank"], **full}
     key = task, len(held), models.identity(profile.model), steps, repr(sorted((k, _told(v)) for k, v in full.items()))
-    if key not in _tried:
-        _tried[key] = trial(found.train, held, found.labels, steps=steps, **{"batch_size": 8, **setting})
-    return replace(_tried[key], setting={"batch_size": 8, **setting})
+    kept = _tried.get(key) or trial(found.train, held, found.labels, steps=steps, **asked)
+    if not any(callable(value) for value in setting.values()):  # what a function does, its name does not tell
+        _tried[key] = kept
+    return replace(kept, setting=asked)
 
 
 def _told(value) -> str:
