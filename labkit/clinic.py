@@ -21,22 +21,44 @@ from labkit.training import Run, finetune
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SICK = {
-    "overfitting": {"rows": 16, "steps": 30, "batch_size": 4, "rank": 32, "alpha": 128, "dropout": 0.0,
-                    "weight_decay": 0.0, "learning_rate": 4e-3, "patience": None},
-    "rate": {"rows": 400, "steps": 24, "batch_size": 8, "rank": 8, "learning_rate": 0.3},
-    "memory": {"method": "full", "batch_size": 16, "accumulation": 1, "checkpointing": False},
-}
-MENDED = {  # one mend of each, put over the settings above
-    "overfitting": {"rows": 400, "batch_size": 8, "rank": 8, "alpha": 16, "learning_rate": 2e-3},
-    "rate": {"learning_rate": 3e-3},
-    "memory": {"batch_size": 4, "accumulation": 4, "checkpointing": True},
-}
 EVERY = 6  # steps between two looks at validation
 CRAMPED = 0.25  # of the bytes that the sick run of "memory" wants
 ROOM = 1.05  # times what its mend wants, where that is more: weights of a large model alone may pass the quarter
 WIDTH = 256  # tokens that every batch of the slow run is wide
 ROWS, ASKED, LENGTH = 16, 3, 128  # of "memory": rows a step that shall count, steps, tokens of each row
+
+
+def sick(case: str) -> dict:
+    """The settings of a broken run: "overfitting", "rate" or "memory".
+
+    Raises:
+        LabError: there is no such case.
+    """
+    return _case(case)[0]
+
+
+def mended(case: str) -> dict:
+    """Settings that mend it, put over those of `sick`: one way of several."""
+    return _case(case)[1]
+
+
+def _case(name: str) -> tuple[dict, dict]:
+    usual = profiles.current().learning_rate  # twice this learns by heart; on a larger base 4e-3 would just explode
+    cases = {
+        "overfitting": (
+            {"rows": 16, "steps": 30, "batch_size": 4, "rank": 32, "alpha": 128, "dropout": 0.0, "weight_decay": 0.0,
+             "learning_rate": 2 * usual, "patience": None},
+            {"rows": 400, "batch_size": 8, "rank": 8, "alpha": 16, "learning_rate": usual}),
+        "rate": (
+            {"rows": 400, "steps": 24, "batch_size": 8, "rank": 8, "learning_rate": 0.3},
+            {"learning_rate": 1.5 * usual}),
+        "memory": (
+            {"method": "full", "batch_size": 16, "accumulation": 1, "checkpointing": False},
+            {"batch_size": 4, "accumulation": 4, "checkpointing": True}),
+    }
+    if name not in cases:
+        raise LabError(f"there is no case {name!r}", where="clinic", expected=", ".join(cases))
+    return cases[name]
 
 
 def rows_of(number: int) -> Dataset:
@@ -69,21 +91,15 @@ def treat(name: str, mend: dict, out: str | Path | None = None, **more) -> Run:
     """
     if mend is ...:
         return mend
-    sick = _sick(name)
-    if unknown := sorted(set(mend) - set(sick)):
-        raise LabError(f"there is no setting {', '.join(unknown)}", where="mend", expected=", ".join(sick))
-    told = sick | mend
+    told = sick(name)
+    if unknown := sorted(set(mend) - set(told)):
+        raise LabError(f"there is no setting {', '.join(unknown)}", where="mend", expected=", ".join(told))
+    told |= mend
     rows = rows_of(told.pop("rows"))
     if name == "overfitting":
         more |= {"validation": watched(), "evaluate_every": EVERY}
     return finetune(rows, out=out or profiles.runs(f"lab08-{name}"), guard=False, reuse=True,
                     **told, **more)
-
-
-def _sick(name: str) -> dict:
-    if name not in SICK:
-        raise LabError(f"there is no case {name!r}", where="clinic", expected=", ".join(SICK))
-    return SICK[name]
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -102,8 +118,8 @@ def wants(method: str = "full", batch_size: int = ROWS, accumulation: int = 1, c
 
 def budget() -> int:
     """Bytes that the memory case may hold: a quarter of what it wants, and no less than its mend needs."""
-    sick, mended = SICK["memory"], SICK["memory"] | MENDED["memory"]
-    return int(max(CRAMPED * wants(**sick), ROOM * wants(**mended)))
+    asked = sick("memory")
+    return int(max(CRAMPED * wants(**asked), ROOM * wants(**asked | mended("memory"))))
 
 
 def cramped(budget, method: str = "full", batch_size: int = ROWS, accumulation: int = 1, checkpointing: bool = False,

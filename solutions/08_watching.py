@@ -157,7 +157,7 @@ print(line.getvalue().split("\r")[-1])
 from labkit import check, clinic, monitoring, plots, runs
 from labkit.tables import table
 
-print(clinic.SICK["overfitting"])
+print(clinic.sick("overfitting"))
 sick = clinic.treat("overfitting", {}, out=runs("lab08-sick"))
 figure, alt = monitoring.still(sick.curve)
 plots.show(figure, alt)
@@ -199,8 +199,9 @@ table(*seen, caption=f"validation loss, nats; a blind guess among six labels cos
 #
 # ### Exercise 8.2 · mend it · difficulty 2 · 10 minutes
 # `mend` is a dict of the settings that you change, with the names printed above: `{"rank": 4}`, for instance. The check
-# asks for a validation loss that ends at 0.8 nats or below, and within 15 % (or 0.1 nats) of its lowest, in no more
-# than twice the steps of the sick run. With `patience`, the lowest counts as the end. `...` leaves it untreated.
+# asks for a validation loss that ends at nine tenths of a blind guess or below (0.81 nats with tiny-base), and within
+# 15 % (or 0.1 nats) of its lowest, in no more than twice the steps of the sick run. With `patience`, the lowest counts
+# as the end. `...` leaves it untreated.
 
 # %%
 ### BEGIN SOLUTION
@@ -219,7 +220,7 @@ from labkit import data, evaluation, measured
 
 held = data.spread(data.ticket_task("tone").test, 72)
 scores = {}
-for name, cure in {"sick": {}, "mended": clinic.MENDED["overfitting"]}.items():
+for name, cure in {"sick": {}, "mended": clinic.mended("overfitting")}.items():
     run = clinic.treat("overfitting", cure, out=runs(f"lab08-{name}"))
     picked = evaluation.classify(*run.loaded, held["prompt"], data.LABELS["tone"])
     scores[name] = evaluation.accuracy(held["label"], picked, evaluation.groups_of(held))
@@ -239,7 +240,7 @@ from labkit.tables import table
 print(f"the budget is {clinic.budget() / 1e6:.0f} MB")
 try:
     with monitoring.Budget(clinic.budget()) as limit:
-        clinic.cramped(limit, **clinic.SICK["memory"])
+        clinic.cramped(limit, **clinic.sick("memory"))
 except LabError as stopped:
     print(monitoring.diagnose(stopped))
 
@@ -271,10 +272,10 @@ check("mend_memory", mend)
 # bits (QLoRA). **Predict** what the 4 bits save here, where the model is small and the rows are long.
 
 # %%
-ways = {"sick": clinic.SICK["memory"], "checkpointing": {"checkpointing": True},
+ways = {"sick": clinic.sick("memory"), "checkpointing": {"checkpointing": True},
         "four parts": {"batch_size": 4, "accumulation": 4},
-        "both": clinic.MENDED["memory"], "both, LoRA": clinic.MENDED["memory"] | {"method": "lora"},
-        "both, QLoRA": clinic.MENDED["memory"] | {"method": "qlora"}}
+        "both": clinic.mended("memory"), "both, LoRA": clinic.mended("memory") | {"method": "lora"},
+        "both, QLoRA": clinic.mended("memory") | {"method": "qlora"}}
 seen = []
 for name, how in ways.items():
     row = {"": name, "predicted (MB)": f"{clinic.wants(**how) / 1e6:.0f}"}
@@ -482,8 +483,8 @@ print(f"the longest step moved the weights by {sick.meter['move']:.0%} of their 
 # %% [markdown]
 # ### Exercise 8.7 · mend the rate · difficulty 1 · 5 minutes
 # Adapters begin small, and one to ten per cent is usual for their longest step. `mend` is a dict again: change the
-# `learning_rate` of the sick run, 0.3, and nothing else. The check asks for a loss that ends at 0.85 nats or below, as
-# the mean of the last third of the steps.
+# `learning_rate` of the sick run, 0.3, and nothing else. The check asks for a loss that ends a twentieth or more below
+# a blind guess (at 0.85 nats with tiny-base), as the mean of the last third of the steps.
 
 # %%
 ### BEGIN SOLUTION
@@ -499,7 +500,7 @@ check("mend_rate", mended)
 
 # %%
 seen = []
-for rate in (2e-6, clinic.MENDED["rate"]["learning_rate"], 0.3):
+for rate in (2e-6, clinic.mended("rate")["learning_rate"], 0.3):
     try:
         run = clinic.treat("rate", {"learning_rate": rate}, out=runs(f"lab08-rate-{rate:g}"))
     except LabError as stopped:
@@ -519,8 +520,9 @@ table(*seen, caption=f"longest step: a share of the weights' size; a blind guess
 # ln 2,048 is 7.6 (another base has a vocabulary of its own).
 
 # %%
+rate = clinic.mended("rate")["learning_rate"]
 blank = clinic.blank_base(runs("lab08-blank"))
-sick = finetune(clinic.rows_of(400), model=blank, steps=24, batch_size=8, rank=8, learning_rate=3e-3,
+sick = finetune(clinic.rows_of(400), model=blank, steps=24, batch_size=8, rank=8, learning_rate=rate,
                 out=runs("lab08-base"))
 monitoring.diagnose(sick)
 
@@ -532,7 +534,7 @@ monitoring.diagnose(sick)
 # *Proof:* the same settings over the right base. Look at both ends of the two curves:
 
 # %%
-well = finetune(clinic.rows_of(400), steps=24, batch_size=8, rank=8, learning_rate=3e-3, out=runs("lab08-based"))
+well = finetune(clinic.rows_of(400), steps=24, batch_size=8, rank=8, learning_rate=rate, out=runs("lab08-based"))
 table(*({"base": name, "first loss": run.curve[0]["loss"], "last losses": sum(p["loss"] for p in run.curve[-8:]) / 8,
          "diagnosis": monitoring.diagnose(run).illness} for name, run in (("noise", sick), ("trained", well))))
 

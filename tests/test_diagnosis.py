@@ -35,7 +35,7 @@ def test_overfitting_is_named_with_the_step_at_which_it_turns(tmp_path):
 
 def test_a_budget_that_is_too_small_is_out_of_memory(tmp_path):
     with pytest.raises(LabError) as caught, Budget(clinic.budget()) as budget:
-        clinic.cramped(budget, out=tmp_path, **clinic.SICK["memory"])
+        clinic.cramped(budget, out=tmp_path, **clinic.sick("memory"))
     assert diagnose(caught.value).illness == "out of memory"
     assert diagnose(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")).illness == "out of memory"
 

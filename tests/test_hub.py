@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from hub import CONFIGS, checkpoint
-from test_fetch import NO_INDEX, hub_of, serving, use_hub
+from test_fetch import FETCH, NO_INDEX, hub_of, serving, use_hub
 
+from labkit import course
 from labkit.errors import LabError
 from labkit.models import find, load
 from labkit.profiles import COURSE, PROFILES
@@ -52,15 +53,19 @@ def all_of(folders: dict):
     return answer
 
 
+def user(endpoint: str, home) -> dict[str, str]:
+    """The environment of somebody who has nothing yet and knows the hub by its address alone."""
+    return NO_INDEX | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "LABKIT_CACHE": str(home / "labkit"),
+                       "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(COURSE), "LABKIT_STEPS": ""}
+
+
 @pytest.fixture(scope="module")
 def trained(checkpoints, tmp_path_factory):
     """What a process finds that knows the hub by HF_ENDPOINT alone: each model trained in three ways for two steps."""
     home = tmp_path_factory.mktemp("user")
     names = ["small", "full", *(repo for repo in CONFIGS if repo not in (SMALL, FULL))]
     with serving(all_of(checkpoints)) as endpoint:
-        own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "LABKIT_CACHE": str(home / "labkit"),
-               "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(COURSE), "LABKIT_STEPS": ""}
-        done = subprocess.run([sys.executable, "-c", RUN, *names], env=os.environ | NO_INDEX | own,
+        done = subprocess.run([sys.executable, "-c", RUN, *names], env=os.environ | user(endpoint, home),
                               capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1]), home
@@ -73,6 +78,19 @@ def trained(checkpoints, tmp_path_factory):
 def test_a_model_from_the_hub_is_trained_in_every_way_with_its_tripwires(trained, name, kind, method):
     found, finished, loss, findings = trained[0][f"{name} {method}"]
     assert (found, finished) == (kind, True) and 0 < loss < 20 and findings >= 5
+
+
+@pytest.mark.parametrize("lab, steps", [("02", "4"), ("03", "2"), ("04", "2")])  # lab 02 is stopped in its third
+@pytest.mark.parametrize("profile", ["small", "full"])
+def test_a_lab_runs_whole_on_what_the_hub_serves(profile, lab, steps, checkpoints, tmp_path, monkeypatch):
+    few = {"LABKIT_STEPS": steps, "LABKIT_TOKENS": "4", "LABKIT_ROWS": "12"}
+    with serving(all_of(checkpoints)) as endpoint:
+        for name, value in (user(endpoint, tmp_path) | few | {"LABKIT_PROFILE": profile}).items():
+            monkeypatch.setenv(name, value)
+        if profile == "small":
+            subprocess.run(FETCH, check=True, capture_output=True)
+        (result,) = course.run([lab], "solutions", progress=False)
+    assert result.ok, str(result)
 
 
 def test_the_cache_holds_whole_files_only_and_no_code_or_pickle(trained):

@@ -51,7 +51,7 @@ def test_overfitting_shows_and_more_data_mends_it(outputs):
 
 
 def test_memory_runs_out_and_both_remedies_together_make_it_fit(outputs):
-    assert "out of memory" in the_output_of(outputs, 'clinic.SICK["memory"])\nexcept')
+    assert "out of memory" in the_output_of(outputs, 'clinic.sick("memory"))\nexcept')
     table = {row[0]: row for row in rows_of(the_output_of(outputs, "ways = {"))}
     fits = {name: row[2] == "yes" for name, row in table.items()}
     assert not fits["sick"] and not fits["checkpointing"] and not fits["four parts"]

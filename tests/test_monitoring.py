@@ -178,7 +178,7 @@ def test_a_budget_is_counted_on_a_machine_with_a_gpu_too(monkeypatch):
 def test_neither_remedy_fits_the_budget_alone_and_both_together_do(monkeypatch, profile, device):
     monkeypatch.setattr(profiles, "_chosen", profile)
     monkeypatch.setattr(profiles, "device", lambda: device)
-    mend = clinic.MENDED["memory"]
+    mend = clinic.mended("memory")
     alone = ({}, {"checkpointing": True}, {"batch_size": 4, "accumulation": 4})
     assert all(clinic.wants(**how) > clinic.budget() for how in alone)
     assert clinic.wants(**mend) < clinic.budget() < clinic.wants(**mend | {"batch_size": 8, "accumulation": 2})

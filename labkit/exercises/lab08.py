@@ -5,6 +5,8 @@ from __future__ import annotations
 from labkit.exercises import Wrong, call, describe, exercise, expect_number, expect_type
 
 LAB = "08"
+BETTER = 0.9  # of what a blind guess among the labels costs: below it by more than a wobble
+SOON = 0.95  # the same for the last third of a short run
 
 
 @exercise(
@@ -63,7 +65,7 @@ def _run(answer, name: str):
         raise Wrong("that is the dict of settings. Train with it: clinic.treat gives a Run, and that is looked at.")
     if not isinstance(answer, Run):
         raise Wrong(f"expected the Run that clinic.treat({name!r}, ...) gives, and got {describe(answer)}.")
-    sick = clinic.SICK[name]
+    sick = clinic.sick(name)
     if all(answer.settings.get(key) == value for key, value in sick.items()):
         raise Wrong("these are the settings of the sick run: nothing was changed.")
     return answer, sick
@@ -90,6 +92,8 @@ def _enough_steps(run, sick) -> None:
     after="Validation ends close to its lowest, and low enough.",
 )
 def mend_overfitting(answer):
+    from labkit import clinic
+
     run, sick = _run(answer, "overfitting")
     held = [point["validation_loss"] for point in run.curve if "validation_loss" in point]
     if not held:
@@ -103,13 +107,11 @@ def mend_overfitting(answer):
         fewer = "Fewer steps alone end it earlier." if run.settings["steps"] < sick["steps"] else ""
         raise Wrong(f"it still learns by heart: validation was {best:.2f} at its lowest, and ends at {end:.2f}. {fewer}"
                     .strip())
-    if end > NOT_BETTER:
+    most = BETTER * clinic.blind()
+    if end > most:
         what = "Stopping in time keeps the best of a poor run; what" if run.settings.get("patience") else "What"
         raise Wrong(f"it no longer turns, but it has hardly learnt: validation ends at {end:.2f} nats, where "
-                    f"at most {NOT_BETTER:g} is asked. {what} would lower the lowest point itself?")
-
-
-NOT_BETTER = 0.8  # nats: below a blind guess among six labels, 0.9, by more than a wobble
+                    f"at most {most:.2f} is asked. {what} would lower the lowest point itself?")
 
 
 @exercise(
@@ -131,7 +133,7 @@ def mend_memory(answer):
 
     if not isinstance(answer, dict):
         raise Wrong(f"expected a dict of settings, and got {describe(answer)}.")
-    sick = clinic.SICK["memory"]
+    sick = clinic.sick("memory")
     if unknown := sorted(set(answer) - set(sick)):
         raise Wrong(f"there is no setting {', '.join(map(str, unknown))}. There are {', '.join(sick)}.")
     told = sick | answer
@@ -339,6 +341,8 @@ def update_ratio(answer):
     after="The same rows, the same steps, another rate.",
 )
 def mend_rate(answer):
+    from labkit import clinic
+
     run, sick = _run(answer, "rate")
     changed = [name for name in ("rows", "steps", "batch_size", "rank") if run.settings.get(name) != sick[name]]
     if changed:
@@ -346,7 +350,8 @@ def mend_rate(answer):
     rate = run.settings["learning_rate"]
     losses = [point["loss"] for point in run.curve if "loss" in point]
     end = sum(losses[-len(losses) // 3:]) / max(1, len(losses[-len(losses) // 3:]))
-    if end > NOT_BETTER + 0.05:
+    most = SOON * clinic.blind()
+    if end > most:
         if rate > sick["learning_rate"]:
             raise Wrong(f"{rate:g} is still larger than {sick['learning_rate']:g}. The steps were too long already.")
         move = run.meter.get("move", 0)
@@ -356,4 +361,4 @@ def mend_rate(answer):
         if move < 5e-3:
             raise Wrong(f"with {rate:g} a step moves the weights by {move:.2%} of their size: now hardly anything "
                         f"happens, and the loss ends at {end:.2f}. You went too far down.")
-        raise Wrong(f"the loss ends at {end:.2f} nats with {rate:g}, and at most {NOT_BETTER + 0.05:g} is asked.")
+        raise Wrong(f"the loss ends at {end:.2f} nats with {rate:g}, and at most {most:.2f} is asked.")

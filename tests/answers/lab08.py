@@ -14,7 +14,7 @@ def run(name, held=(), losses=(), meter=None, **changed):
     """A Run of a case with these curves."""
     curve = [{"step": 4 * (i + 1), "validation_loss": loss} for i, loss in enumerate(held)]
     curve += [{"step": i + 1, "loss": loss} for i, loss in enumerate(losses)]
-    return Run(Path("runs"), clinic.SICK[name] | changed, curve, 9.0, 1, 2, meter=meter or {})
+    return Run(Path("runs"), clinic.sick(name) | changed, curve, 9.0, 1, 2, meter=meter or {})
 
 
 def over(held, **changed):
