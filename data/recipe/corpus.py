@@ -147,7 +147,8 @@ def runs_of(text: str, length: int = RUN) -> set[tuple[str, ...]]:
 
 
 def _read(name: str) -> dict:
-    return yaml.safe_load((WORLD / name).read_text(encoding="utf-8"))
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C, where PyYAML was built with it
+    return yaml.load((WORLD / name).read_text(encoding="utf-8"), Loader=fast)
 
 
 def _read_all(folder: str) -> dict:

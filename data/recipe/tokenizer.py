@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -88,22 +89,36 @@ def learn_merges(pieces: Counter[tuple[str, ...]], number: int) -> list[tuple[st
             holders.setdefault(pair, set()).add(i)
     known = {a + b for a, b in merges}
     forbidden = {("Ġ", label) for label in LABELS}
+    queue = [(-n, downwards(pair), pair) for pair, n in pairs.items()]
+    heapify(queue)
     while len(merges) < number:
-        best = max((p for p in pairs if p not in forbidden and p[0] + p[1] not in known), key=lambda p: (pairs[p], p))
+        n, _, best = heappop(queue)
+        if -n != pairs[best] or best in forbidden or best[0] + best[1] in known:  # counted anew since, or never wanted
+            continue
         merges.append(best)
         known.add(best[0] + best[1])
+        touched = set()
         for i in list(holders[best]):  # only the words that hold the pair change
             parts, n = words[i]
             for pair in pairwise(parts):
                 pairs[pair] -= n
                 holders[pair].discard(i)
+                touched.add(pair)
             parts = apply_merge(parts, best)
             words[i] = (parts, n)
             for pair in pairwise(parts):
                 pairs[pair] += n
                 holders.setdefault(pair, set()).add(i)
-        pairs = +pairs  # drop what fell to zero
+                touched.add(pair)
+        for pair in touched:
+            if pairs[pair] > 0:
+                heappush(queue, (-pairs[pair], downwards(pair), pair))
     return merges
+
+
+def downwards(pair: tuple[str, str]) -> tuple[tuple[int, ...], ...]:
+    """A key that sorts pairs from the last in the alphabet to the first: of pairs as frequent, the last is taken."""
+    return tuple((*(-ord(c) for c in part), 1) for part in pair)
 
 
 def apply_merge(parts: list[str], merge: tuple[str, str]) -> list[str]:
