@@ -33,6 +33,8 @@ PLATFORMS = {
     "macos": ("macosx_11_0_arm64", "macosx_12_0_arm64", "macosx_13_0_arm64", "macosx_14_0_arm64",
               "macosx_10_9_universal2", "macosx_11_0_universal2"),
 }
+# What the index has as source alone, and the requirement of ours that brings it.
+SOURCE_ONLY = {"rouge-score": "rouge-score", "sqlitedict": "lm-eval", "word2number": "lm-eval"}
 FIRST, LAST = doctor.PYTHONS
 PYTHONS = tuple(f"{FIRST[0]}.{minor}" for minor in range(FIRST[1], LAST[1] + 1))
 LEFT_OUT = (".git", ".venv", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis",
@@ -59,7 +61,7 @@ print("2 of 3: installing, some minutes", flush=True)
 if not python.exists():
     subprocess.run([sys.executable, "-m", "venv", str(home / ".venv")], check=True)
 pip = [str(python), "-m", "pip", "install", "--quiet", "--no-index", "--find-links", str(here / "wheels")]
-subprocess.run([*pip, "setuptools", "wheel"], check=True)
+subprocess.run([*pip, "--upgrade", "setuptools", "wheel"], check=True)  # a venv of 3.11 brings an old one
 subprocess.run([*pip, "--no-build-isolation", "-c", str(home / "constraints.txt"), "-e", f"{home}[EXTRAS]"], check=True)
 model = here / "models" / "MODEL"
 if model.is_dir():
@@ -147,8 +149,8 @@ def _requirements(root: Path, extras: str) -> list[str]:
 def _sources(root: Path, wheels: Path, extras: str, say) -> list[str]:
     """Make wheels of the packages that the index has as source alone; they are pure Python and fit every platform."""
     wheels.mkdir(parents=True, exist_ok=True)
-    pure = [name for name in ("rouge-score",) if any(Requirement(text).name == name
-                                                     for text in _requirements(root, extras))]
+    asked = {canonicalize_name(Requirement(text).name) for text in _requirements(root, extras)}
+    pure = [name for name, by in SOURCE_ONLY.items() if by in asked]
     if pure:
         say(f"wheels of what comes as source: {', '.join(pure)}")
         _pip("wheel", "--quiet", "--no-deps", "-c", str(root / "constraints.txt"), "-w", str(wheels), *pure)
@@ -214,6 +216,6 @@ def _pip(*words: str) -> None:
                           env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        reason = lines[-1] if lines else "no reason given"
+        reason = lines[0] if lines else "no reason given"
         raise LabError(f"pip could not get every wheel: {reason}"[:300], where="pack", todo=
                        "See whether the package index is reachable, and whether that platform has such a wheel")
