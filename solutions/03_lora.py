@@ -522,7 +522,7 @@ measured.beside("03_lora")
 # %% [markdown]
 # In the record the adapter is far above its base, the intervals do not touch, and it is behind the bag of words all the
 # same. Before you blame the adapter, count what each had read. The bag of words had every training letter. The real
-# model had 80 steps of 8 letters, 640 of them, once each, because a step of it takes a processor three seconds;
+# model had 160 steps of 4 letters, 640 of them, once each, because more would take a processor too long for a lesson;
 # tiny-base took 120 steps of 16, and had met such letters before. Sixty times the parameters are no promise: under
 # `small`, a larger `steps=` is the first thing to try (lab 09 searches for it), and a fair comparison gives both sides
 # the same rows, which is what `labkit finetune` does on a file of yours.

@@ -17,10 +17,10 @@
 # leave with the model, and how would you know that nothing was lost on the way?
 
 # %%
-from labkit import data, finetune, runs
+from labkit import current, data, finetune, runs
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True)
 print(f"{run.total:,} parameters, {run.share:.1%} of them trained, in {run.seconds:.0f} s")
 
 # %% [markdown]
@@ -36,11 +36,11 @@ print(f"{run.total:,} parameters, {run.share:.1%} of them trained, in {run.secon
 prediction = ...  # MB
 
 # %%
-from labkit import data, finetune, runs
+from labkit import current, data, finetune, runs
 from labkit.export import to_onnx
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 fp32.info()
 
@@ -125,12 +125,12 @@ table(*({"model": name, "context": context, "cache, MB": by_hand.kv_cache_bytes(
 # transformers' tokenizer and genai's own.
 
 # %%
-from labkit import data, evaluation, finetune, models, runs
+from labkit import current, data, evaluation, finetune, models, runs
 from labkit.export import STRINGS, gaps, to_onnx
 from labkit.tables import table
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 apart = gaps(lambda text: run.tokenizer(text, add_special_tokens=False)["input_ids"], fp32.genai_ids)
 print(f"{len(STRINGS) - len(apart)} of {len(STRINGS)} strings become the same tokens")
@@ -273,7 +273,7 @@ check("mean_kl", mean_kl)
 
 # %%
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 names = ["builder, default", "builder, k_quant_last, asymmetric", "nearest, symmetric", "nearest", "gptq",
          "gptq, block 16", "gptq, 8 bits for v, o and down_proj"]
@@ -323,12 +323,12 @@ measured.note("10_onnx_export", fp32=exact, int4=rough, int4_share_of_fp32=f"{sh
 # another rank and for another task. `None` says that the base is exported as it is:
 
 # %%
-from labkit import adapters, data, evaluation, finetune, models, runs
+from labkit import adapters, current, data, evaluation, finetune, models, runs
 from labkit.export import to_onnx
 
 tone, intent = data.ticket_task("tone"), data.ticket_task("intent")
-runs_of = {"tone": finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True),
-           "intent": finetune(intent.train, rank=4, steps=30, out=runs("lab10-intent"), reuse=True)}
+runs_of = {"tone": finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True),
+           "intent": finetune(intent.train, rank=4, steps=current().steps // 4, out=runs("lab10-intent"), reuse=True)}
 many = to_onnx(None, "fp32", adapters=runs_of, reuse=True)
 many.info()
 
@@ -393,14 +393,14 @@ for name, said in peft_says.items():
 # %%
 import copy
 
-from labkit import adapters, data, evaluation, finetune, measured, plots, runs
+from labkit import adapters, current, data, evaluation, finetune, measured, plots, runs
 from labkit.export import OnnxModel, to_onnx
 from labkit.export.measure import measure_one, speed
 from labkit.export.weigh import process_memory
 from labkit.tables import table
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True)
 folders = [to_onnx(run, precision, reuse=True).folder for precision in ("fp32", "int4")]
 plain = copy.deepcopy(run.model).cpu()
 torch_models = [plain, copy.deepcopy(plain).bfloat16(), adapters.merge(plain)]
@@ -477,13 +477,13 @@ plots.show(figure, alt="; ".join(f"batch {b}: " + ", ".join(f"{n} tokens {ms:.0f
 import json
 import urllib.request
 
-from labkit import data, finetune, runs
+from labkit import current, data, finetune, runs
 from labkit.export import to_onnx
 from labkit.serving import Limits, running
 
 tone, intent = data.ticket_task("tone"), data.ticket_task("intent")
-runs_of = {"tone": finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True),
-           "intent": finetune(intent.train, rank=4, steps=30, out=runs("lab10-intent"), reuse=True)}
+runs_of = {"tone": finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True),
+           "intent": finetune(intent.train, rank=4, steps=current().steps // 4, out=runs("lab10-intent"), reuse=True)}
 many = to_onnx(None, "fp32", adapters=runs_of, reuse=True)
 with running(many) as url, urllib.request.urlopen(f"{url}/models") as answer:
     print([model["id"] for model in json.load(answer)["data"]])
@@ -546,13 +546,13 @@ AdapterChat(many, tone.test[5]["prompt"], tokens=24)
 # Then come its score, its size and its speed. **Predict** in which row something is lost.
 
 # %%
-from labkit import adapters, data, finetune, models, runs
+from labkit import adapters, current, data, finetune, models, runs
 from labkit.export import to_onnx
 from labkit.ledger import Served, follow
 from labkit.serving import running
 
 tone = data.ticket_task("tone")
-run = finetune(tone.train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"), reuse=True)
 fp32, int4 = (to_onnx(run, precision, reuse=True) for precision in ("fp32", "int4"))
 some = tone.test.select(range(0, len(tone.test), 3))  # of 48 tickets, two would be more than 3 points
 with running(int4) as url:
@@ -577,10 +577,11 @@ print(*ledger.drifts() or ["nothing drifted"], sep="\n")
 # with a sentence, before anything is computed.
 
 # %%
-from labkit import LabError, data, finetune, runs
+from labkit import LabError, current, data, finetune, runs
 from labkit.export import OnnxModel, to_onnx
 
-run = finetune(data.ticket_task("tone").train, rank=8, steps=80, out=runs("lab10-tone"), reuse=True)
+run = finetune(data.ticket_task("tone").train, rank=8, steps=current().steps * 2 // 3, out=runs("lab10-tone"),
+               reuse=True)
 fp32 = to_onnx(run, "fp32", reuse=True)
 
 
