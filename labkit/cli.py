@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -442,8 +443,8 @@ def _pack(arguments: argparse.Namespace) -> int:
     lists = [text.split(",") if text else None for text in (arguments.platforms, arguments.pythons)]
     made = pack(arguments.folder, *lists, arguments.profile, arguments.extras,
                 say=lambda line: print(line, flush=True))
-    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: python3 {arguments.folder}/install.py "
-          "(on Windows install.bat)")
+    print(f"{made['bytes'] / 1e9:.1f} GB in {arguments.folder}; on each laptop: "
+          f"python3 {shlex.quote(f'{arguments.folder}/install.py')} (on Windows install.bat)")
     return OK
 
 

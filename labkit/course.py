@@ -38,8 +38,10 @@ OFFLINE = {"LABKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1", **dict.fromkeys(LIMI
 # the cells marked reproducible have to print the same, none of which depends on a training. A model that has hardly
 # been trained does not know where to stop, so it writes a few tokens only, and is scored on a few rows. A search of a
 # few trials runs all of its code.
-SHORT = {"notebooks": "3", "solutions": "12"}
-CUT = {"LABKIT_TRIALS": "6", "LABKIT_TOKENS": "16", "LABKIT_ROWS": "96"}
+CUT = {
+    "notebooks": {"LABKIT_STEPS": "3", "LABKIT_TRIALS": "3", "LABKIT_TOKENS": "8", "LABKIT_ROWS": "48"},
+    "solutions": {"LABKIT_STEPS": "12", "LABKIT_TRIALS": "6", "LABKIT_TOKENS": "16", "LABKIT_ROWS": "96"},
+}
 NEED = {
     ("notebooks", "02"): {"LABKIT_STEPS": "8"},  # its early stopping has something to stop after so many
     ("solutions", "00"): {"LABKIT_STEPS": "3"},  # some of them on the real model
@@ -78,7 +80,7 @@ def kernel_environment(scratch: Path, **settings: str) -> dict[str, str]:
 
 def offline(name: str, folder: str = "notebooks") -> dict[str, str]:
     """Settings for running a lab's notebook as the tests do: `tiny`, no hub, its trainings cut short."""
-    return OFFLINE | {"LABKIT_STEPS": SHORT[folder]} | CUT | NEED.get((folder, name[:2]), {})
+    return OFFLINE | CUT[folder] | NEED.get((folder, name[:2]), {})
 
 
 def names(chosen: list[str] | None = None, root: Path = COURSE) -> list[str]:

@@ -30,6 +30,16 @@ def test_extras_within_extras_are_spelt_out():
     assert not any(text.startswith("optuna") for text in packing._requirements(packing.COURSE, ""))
 
 
+def test_what_comes_as_source_is_made_into_wheels_with_what_needs_it(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(packing, "_pip", lambda *words: asked.append(words))
+    pins = {line.partition("==")[0].replace("_", "-") for line in (COURSE / "constraints.txt").read_text().splitlines()}
+    assert set(packing.SOURCE_ONLY) <= pins
+    assert packing._sources(COURSE, tmp_path / "all", "all", print) == list(packing.SOURCE_ONLY)
+    assert packing._sources(COURSE, tmp_path / "few", "", print) == ["rouge-score"]
+    assert [words[-1] for words in asked] == ["word2number", "rouge-score"]
+
+
 def test_a_folder_that_is_not_empty_or_a_platform_that_nobody_has_is_refused(tmp_path):
     with pytest.raises(LabError, match="no platform is called 'amiga'"):
         packing.pack(tmp_path / "new", ["amiga"], profile="tiny")
