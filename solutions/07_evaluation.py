@@ -479,7 +479,7 @@ check("leaked_rows", leaked_rows)
 # %%
 from datasets import Dataset
 
-from labkit import data, evaluation, finetune, runs
+from labkit import current, data, evaluation, finetune, runs
 from labkit.tables import table
 
 task = data.ticket_task("intent")

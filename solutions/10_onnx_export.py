@@ -249,7 +249,7 @@ table({"block": "16 weights", "bits a weight": 4 + 36 / 16}, {"block": "32 weigh
 # %%
 import torch
 
-from labkit import check, data, finetune, plots, runs
+from labkit import check, current, data, finetune, plots, runs
 from labkit.export import ROAD, to_onnx
 from labkit.export.road import road
 from labkit.export.road import table as road_table
