@@ -44,6 +44,7 @@ CUT = {
 }
 NEED = {
     ("notebooks", "02"): {"LABKIT_STEPS": "8"},  # its early stopping has something to stop after so many
+    ("notebooks", "09"): {"LABKIT_TRIALS": "5"},  # the best four, and others to set beside them
     ("solutions", "00"): {"LABKIT_STEPS": "3"},  # some of them on the real model
     ("solutions", "03"): dict.fromkeys(LIMITS, ""),  # the first lab runs in full
     ("solutions", "07"): {"LABKIT_ROWS": ""},  # its metrics, marked reproducible, are of all test rows
