@@ -199,16 +199,15 @@ table(*rows, caption=f"{len(texts)} tickets, {len(values)} tokens, windows of 32
 # without its window and stride is half a figure: compare models at the same ones.
 #
 # ## One call that scores a model
-# Train a router on the tickets: LoRA, as in lab 03; with `tiny` half a minute or less, with a real model, which gets
-# all the steps of its profile, some minutes.
+# Train a router on the tickets: LoRA, as in lab 03; on 640 letters, whatever the batch of the profile; with `tiny`
+# half a minute or less, with a real model some minutes.
 
 # %%
 from labkit import current, data, evaluation, finetune, plots, runs
 from labkit.scratch import metrics
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 
 # %% [markdown]
 # `evaluate_model` does what such a function should: rows in batches, the likeliest label (for a task with free text a
@@ -285,9 +284,8 @@ from labkit import current, data, evaluation, finetune, models, runs
 from labkit.data.encode import encode_prompt, pad_id
 from labkit.tables import table
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 rows, (model, tokenizer) = task.test.select(range(0, len(task.test), 9)), run.loaded
 first = [tokenizer(label)["input_ids"][0] for label in task.labels]
 
@@ -354,9 +352,8 @@ check("family_interval", family_interval)
 from labkit import current, data, evaluation, finetune, runs
 from labkit.tables import table
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 router = evaluation.evaluate_model(run, task, name="LoRA", reuse=True)
 words = evaluation.bag_of_words(task.train["text"], task.train["label"], task.test["text"])
 table({"": "bag of words", "accuracy": str(evaluation.accuracy(router.truth, words, router.groups))},
@@ -497,8 +494,7 @@ print(f"{sum(seen)} of {len(seen)} test tickets share a fifth or more of their r
 
 # %%
 leaky = finetune(mixed, steps=24, batch_size=8, out=runs("lab07-leaky"), reuse=True)
-steps = 40 if current().name == "tiny" else None
-clean = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+clean = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 scored = {"trained with the leak": leaky, "without": clean}
 scored = {name: evaluation.evaluate_model(run, task, name=name, reuse=True) for name, run in scored.items()}
 groups = {"seen": [i for i, s in enumerate(seen) if s], "not seen": [i for i, s in enumerate(seen) if not s]}
@@ -545,9 +541,8 @@ check("calibration_error", calibration_error)
 from labkit import current, data, evaluation, finetune, plots, runs
 from labkit.scratch import metrics
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 router = evaluation.evaluate_model(run, task, name="LoRA", reuse=True)
 sure, right = [max(row) for row in router.probabilities], [value == 1 for value in router.values]
 error = metrics.calibration_error(sure, right)
@@ -600,9 +595,8 @@ check("best_threshold", best_threshold)
 from labkit import current, data, evaluation, finetune, plots, runs
 from labkit.tables import table
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 router = evaluation.evaluate_model(run, task, name="LoRA", reuse=True)
 costs = evaluation.cost_matrix(task.labels, wrong=12, special={("warranty", "delivery"): 30})
 
@@ -710,22 +704,21 @@ print(*(f"{r.rater}: {r.wins().metric} in {r.wins()} of the pairs that are no ti
 # spreadsheet.
 #
 # ## A gate that stops a worse model
-# A colleague has trained a candidate on a new export, for 32 steps in place of 40. Nobody noticed that the export
-# files returns under *warranty*. **Predict** what a gate must look at to say which team was lost.
+# A colleague has trained a candidate on a new export, on 512 letters in place of 640. Nobody noticed that the
+# export files returns under *warranty*. **Predict** what a gate must look at to say which team was lost.
 
 # %%
 from labkit import current, data, evaluation, finetune, runs
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
 returns = [label == "return" for label in task.train["label"]]
 wrong = task.train.remove_columns(["completion", "label"])
 for column in ("completion", "label"):
     wrong = wrong.add_column(column, ["warranty" if r else label for r, label in zip(returns, task.train["label"])])
-baseline = evaluation.evaluate_model(finetune(task.train, steps=steps, out=runs("lab07"), reuse=True), task,
-                                     name="in use", reuse=True)
-candidate = evaluation.evaluate_model(finetune(wrong, steps=32, out=runs("lab07-candidate"), reuse=True), task,
-                                      name="candidate", reuse=True)
+good = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
+other = finetune(wrong, steps=512 // current().batch_size, out=runs("lab07-candidate"), reuse=True)
+baseline = evaluation.evaluate_model(good, task, name="in use", reuse=True)
+candidate = evaluation.evaluate_model(other, task, name="candidate", reuse=True)
 evaluation.compare([baseline, candidate])
 
 # %% [markdown]
@@ -789,9 +782,8 @@ print(card[:1400].rsplit("\n", 1)[0])
 from labkit import current, data, evaluation, finetune, runs
 from labkit.evaluation.harness import harness_accuracy, task_config
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 rows = task.test.select(range(0, len(task.test), 24))
 print({k: v for k, v in task_config(rows, run.tokenizer, task.labels, "tickets").items() if isinstance(v, str)})
 theirs, chosen = harness_accuracy(*run.loaded, rows, task.labels)
@@ -810,9 +802,8 @@ print(f"lm-eval {theirs:.4f}, ours {ours.main.value:.4f}; same answer in every r
 # %%
 from labkit import current, data, evaluation, finetune, measured, runs
 
-steps = 40 if current().name == "tiny" else None
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=steps, out=runs("lab07"), reuse=True)
+run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
 router = evaluation.evaluate_model(run, task, name="LoRA", reuse=True)
 words = evaluation.bag_of_words(task.train["text"], task.train["label"], task.test["text"])
 measured.note("07_evaluation", bag_of_words=evaluation.accuracy(router.truth, words, router.groups), LoRA=router.main,

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,6 +71,25 @@ def test_text_survives_the_tokenizer_unchanged():
     _, tokenizer = models.load("tiny")
     for text in ("naïve Ærø über Łódź", "  two  spaces\n\n1. line", "🙂 and 日本語", '{"a": null}'):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_a_merge_is_the_most_frequent_pair_and_of_equal_ones_the_last_in_the_alphabet(monkeypatch):
+    sys.path.insert(0, str(COURSE / "data" / "recipe"))
+    import tokenizer
+
+    monkeypatch.setattr(tokenizer, "LABELS", ())
+    rng = random.Random(0)
+    words = {"".join(rng.choices("abc", k=rng.randint(2, 7))): rng.randint(1, 9) for _ in range(60)}
+    plain, merges, known = [(list(word), n) for word, n in words.items()], [], set()
+    while len(merges) < 40:  # every pair counted anew, each time
+        pairs = Counter()
+        for parts, n in plain:
+            for pair in pairwise(parts):
+                pairs[pair] += n
+        merges.append(max((p for p in pairs if p[0] + p[1] not in known), key=lambda p: (pairs[p], p)))
+        known.add("".join(merges[-1]))
+        plain = [(tokenizer.apply_merge(parts, merges[-1]), n) for parts, n in plain]
+    assert tokenizer.learn_merges(Counter({tuple(word): n for word, n in words.items()}), 40) == merges
 
 
 def test_muon_steps_as_torchs_own_does_up_to_its_rounding():

@@ -62,7 +62,7 @@ def tokens_of(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokeni
     """The tokenizer of a run: that of --start, or one learnt from the first DOCUMENTS."""
     if args.start:
         return PreTrainedTokenizerFast.from_pretrained(args.start)
-    print("learning the tokenizer (about 25 s)", flush=True)
+    print("learning the tokenizer (about 13 s)", flush=True)
     first = islice(corpus.documents(world, args.seed, corpus.COPYING), DOCUMENTS)
     return bpe.train(d if isinstance(d, str) else "\n".join(text for _, text in d) for _, d in first)
 
