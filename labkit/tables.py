@@ -74,7 +74,8 @@ def table(*rows: dict, caption: str = "", **cells) -> Table:
 
 
 def show(value) -> str:
-    """A value as a cell's text: thousands separated, floats to four figures, None as a dash, long texts cut."""
+    """A value as a cell's text: thousands separated, floats to four figures (whole from 10,000 on), None as a dash,
+    long texts cut."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -82,7 +83,7 @@ def show(value) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     return cut(str(value))
 
 

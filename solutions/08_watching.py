@@ -711,6 +711,9 @@ from labkit import measured
 measured.beside("08_watching")
 
 # %% [markdown]
+# In the record the two intervals of patient 1 overlap, and both hold a blind guess, one in six: thirty steps of eight
+# letters taught SmolLM2 little of the tone. A mended training is not yet a good model.
+#
 # ## The same by command line
 # `labkit finetune my_tickets.csv` draws a line like that of the terminal section and runs `finetune`'s tripwires;
 # `labkit diagnose RUN` says what is wrong with the finished run, and `tensorboard --logdir FOLDER` shows what the

@@ -39,6 +39,7 @@ def test_numbers_stand_to_the_right_and_what_is_missing_is_a_dash():
 def test_keywords_make_a_table_of_one_row():
     assert table(W=36864, share=0.08).rows == [{"W": 36864, "share": 0.08}]
     assert [show(v) for v in (None, True, 1234567, 2e-9, "x")] == ["-", "yes", "1,234,567", "2e-09", "x"]
+    assert [show(v) for v in (9725.4, 11_104.6, float("inf"))] == ["9725", "11,105", "inf"]
 
 
 def test_a_shown_figure_carries_its_text():
