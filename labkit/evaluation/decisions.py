@@ -49,7 +49,7 @@ def reliability(confidence: Sequence[float], right: Sequence[bool], title: str =
     axes.plot([0, 100], [0, 100], "--", color=plots.COLOURS["grey"], label="as sure as right")
     sizes = [20 + 300 * b["rows"] / len(right) for b in each]
     axes.scatter([100 * b["confidence"] for b in each], [100 * b["accuracy"] for b in each], s=sizes,
-                 color=plots.COLOURS["blue"], label="answers by confidence", zorder=3)
+                 color=plots.COLOURS["blue"], label="answers by confidence", zorder=3, clip_on=False)
     axes.set_xlim(0, 103)
     axes.set_ylim(0, 105)
     axes.legend(frameon=False, loc="upper left")
