@@ -183,6 +183,8 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with a training that was stopped")
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="train in so many processes of this "
                         "machine, a GPU or a core each; the result is that of one process")
+    parser.add_argument("--ray", action="store_true", help="put the processes on the machines of a Ray cluster, "
+                        "the one that RAY_ADDRESS names, or this machine as one")
 
 
 def _file_options(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +206,8 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="study", help="of the study in a database")
     parser.add_argument("--trials", type=_count, help="in all, in place of num_trials")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on this machine")
+    parser.add_argument("--ray", action="store_true", help="put the workers on the machines of a Ray cluster; the "
+                        "study must then be a database, or a file that all of them reach")
     parser.add_argument("--rows", type=_count, help="rows that each trial learns from")
     parser.add_argument("--seed", type=int, default=0, help="of the split, of what is drawn and of every training")
     parser.add_argument("--open-test", action="store_true", help="train the best setting and the profile's own, and "
@@ -252,7 +256,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _finetune(arguments: argparse.Namespace) -> int:
     from labkit.job import run_job
 
-    options = {name: value for name, value in vars(arguments).items() if name not in ("run", "processes")}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("run", "processes", "ray")}
+    if arguments.ray:
+        from labkit import cluster
+
+        cluster.train(run_job, options, arguments.processes, _show)
+        return OK
     if arguments.processes > 1 and processes.count() == 1:
         from labkit import launch
 

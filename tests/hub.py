@@ -37,21 +37,23 @@ CONFIGS = {
 }
 TOKENIZERS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "GPT2Tokenizer", "Qwen/Qwen2.5-0.5B-Instruct": "Qwen2Tokenizer"}
 HEAD = 16  # width of a head, in place of 64 or 128
+VOCABULARY = 2048  # learnt from the shipped tickets, whose rows are then about as long as they are to the real ones
 
 
 def checkpoint(folder: Path, repo: str) -> Path:
-    """The files of a model: its own config with two layers, narrow heads and a vocabulary of 320; random weights."""
+    """The files of a model: its own config with two layers, narrow heads and a small vocabulary; random weights."""
     import torch
     from test_models import save_llama
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from labkit import data
     from labkit.models import quiet
 
-    save_llama(folder)  # for its tokenizer
+    save_llama(folder, data.ticket_task("tone", "tiny").train["prompt"][:400], VOCABULARY)  # for its tokenizer
     facts = SHARED | CONFIGS[repo]
     heads = facts["num_attention_heads"]
     facts |= {"hidden_size": heads * HEAD, "intermediate_size": facts["intermediate_size"] // 16,
-              "num_hidden_layers": 2, "vocab_size": 320}
+              "num_hidden_layers": 2, "vocab_size": VOCABULARY}
     if "head_dim" in facts:
         facts["head_dim"] = HEAD
     if (rope := facts.get("rope_scaling")) and "short_factor" in rope:

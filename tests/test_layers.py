@@ -15,7 +15,7 @@ from labkit.profiles import COURSE
 
 LAYERS = [  # from the bottom; a module may import from its own layer and from those before it
     {"errors"},
-    {"profiles", "tables", "plots", "processes", "launch"},
+    {"profiles", "tables", "plots", "processes", "launch", "cluster"},
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
     {"monitoring", "guards", "losses", "adapters", "kernels", "measured", "teller", "checkpoints"},

@@ -22,8 +22,11 @@ TEMPLATE = (
 )
 
 
-def save_llama(folder: Path) -> Path:
-    """A Llama of 2 layers with tied embeddings, with a tokenizer that splits digits first, as SmolLM2 does."""
+def save_llama(folder: Path, texts=("Steps:\n\n1. go\n\n2. stop",) * 9, vocabulary: int = 320) -> Path:
+    """A Llama of 2 layers with tied embeddings, with a tokenizer that splits digits first, as SmolLM2 does.
+
+    Its tokenizer learns from `texts`; the `vocabulary` has 20 numbers more than there are tokens, as real ones have.
+    """
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers import models as bpe
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -34,13 +37,13 @@ def save_llama(folder: Path) -> Path:
     )
     raw.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    raw.train_from_iterator(["Steps:\n\n1. go\n\n2. stop"] * 9, trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    raw.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary - 20, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=special[1], eos_token=special[2],
                                         pad_token=special[2], unk_token=special[0])
     tokenizer.chat_template = TEMPLATE
-    config = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+    config = LlamaConfig(vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                          num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
     torch.manual_seed(0)
     with quiet():

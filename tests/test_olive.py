@@ -67,6 +67,33 @@ def test_every_adapter_of_olives_model_gives_the_tokens_of_pytorch(desk, served,
         assert got == wanted[: len(got)] and len(got) >= min(12, len(wanted) - 1)
 
 
+def test_the_other_way_for_a_model_that_the_builder_does_not_know_gives_pytorchs_logits(desk):
+    import onnxruntime
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from labkit.export import to_onnx
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=2048, bos_token_id=0,
+                                       eos_token_id=0)).eval()
+    tokenizer = models.load("tiny")[1]
+    with pytest.raises(LabError, match="olive capture-onnx-graph -m FOLDER") as caught:
+        to_onnx((model, tokenizer), out=desk.folder / "by the builder")
+    way = str(caught.value).partition("`olive ")[2].partition("`")[0]
+    model.save_pretrained(desk.folder / "gpt2")
+    tokenizer.save_pretrained(desk.folder / "gpt2")
+    desk.run(f"{way.replace('FOLDER', 'gpt2')} -o traced")
+    session = onnxruntime.InferenceSession(desk.path("traced/model.onnx"))
+    ids = torch.randint(4, 2048, (3, 17))  # another shape than that of the trace
+    with torch.no_grad():
+        wanted = model(ids).logits.numpy()
+    every = {"input_ids": ids, "attention_mask": torch.ones_like(ids),
+             "position_ids": torch.arange(17).expand(3, 17).contiguous()}
+    (logits,) = session.run(["logits"], {name: value.numpy() for name, value in every.items()})
+    assert np.abs(logits - wanted).max() < 1e-4
+
+
 def test_what_is_written_by_hand_is_what_convert_adapters_writes_but_for_the_names(desk, served):
     weights = load_file(desk.path("two/adapter_model.safetensors"))
     by_hand = onnx_inputs.to_inputs(weights, r=8, alpha=16)

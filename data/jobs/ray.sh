@@ -1,6 +1,7 @@
 #!/bin/bash
-# Hands the command to a Ray cluster that is running; RAY_ADDRESS names it, for example http://head:8265.
-# Ray finds a machine with four free GPUs, and labkit starts a process for each there.
+# Run on a machine of a Ray cluster, in a folder that all its machines share and that has rows.csv.
+# `ray start --head` begins a cluster, `ray start --address HEAD:6379` adds a machine to it.
+# Ray finds four free GPUs, on whichever machines, and starts a process of labkit for each.
 set -euo pipefail
-ray job submit --working-dir . --entrypoint-num-gpus 4 -- \
-  python -m labkit finetune rows.csv --out runs/rows --processes 4
+export RAY_ADDRESS="${RAY_ADDRESS:-auto}"
+python -m labkit finetune rows.csv --out runs/rows --processes 4 --ray "$@"

@@ -207,8 +207,8 @@ def _build(source: Path, made: Path, precision: str, options: dict, name: str) -
     except NotImplementedError as error:
         raise LabError(f"onnxruntime-genai's builder does not know the architecture {architecture}", where=name,
                        expected="Llama, Qwen2, Qwen3, Phi-3, Gemma, Mistral and their kin",
-                       todo="Take Olive's converter, which traces any model: `olive capture-onnx-graph -m FOLDER "
-                            "--use_dynamo_exporter`") from error
+                       todo="Take Olive's converter, which traces any model, though without a cache: `olive "
+                            "capture-onnx-graph -m FOLDER --task text-generation --use_dynamo_exporter`") from error
     except Exception as error:
         raise LabError(f"onnxruntime-genai's builder cannot export this {architecture} "
                        f"({models.first_line(error)})", where=name) from error

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from labkit import launch, models, training
+from labkit import cluster, launch, models, training
 from labkit.data import Task
 from labkit.intake import divide, understand
 from labkit.search.space import defaults, read_plan, setting_of
@@ -39,14 +40,14 @@ def run_search(
     source: str | Path, space: str | Path, *, study: str = "runs/search.log", name: str = "study",
     trials: int | None = None, workers: int = 1, rows: int | None = None, columns: str | None = None,
     task: str | None = None, model: str | None = None, group: str | None = None, test: str | None = None,
-    seed: int = 0, skip_bad_rows: bool = False, open_test: bool = False,
+    seed: int = 0, skip_bad_rows: bool = False, ray: bool = False, open_test: bool = False,
 ) -> Study:
     """Search, print what came of it, and with `open_test` look at the test rows, once.
 
     Args:
         source: as `labkit finetune` takes it. space: a YAML file as `read_plan` takes it.
         study: the file or database of the study. name: of the study in a database.
-        trials: in all, in place of the plan's. workers: processes on this machine.
+        trials: in all, in place of the plan's. workers: processes on this machine, or with `ray` on that cluster.
         The rest as in `labkit.job.run_job` and `search.study`.
 
     Raises:
@@ -64,13 +65,9 @@ def run_search(
     made = begin(found, plan.space, trials=0, **setting)  # made, or refused, before others are started
     if open_test:
         made.refuse_if_opened()
-    others = _others(workers - 1, source, space, {**options, "study": study, "name": name, "trials": wanted,
-                                                  "rows": rows})
-    try:
+    with _others(workers - 1, ray, source, space, {**options, "study": study, "name": name, "trials": wanted,
+                                                   "rows": rows}):
         made.work(wanted, lambda t: teller.say(line(t, wanted)))
-    finally:
-        for other in others:
-            other.wait()
     print(made.table(SHOWN))
     best = made.best
     print(f"\nThe best of {len(made.counted)} is trial {best.number}: {best.score}. The best of many is partly luck: "
@@ -89,11 +86,23 @@ def run_search(
     return made
 
 
-def _others(number: int, source, space, options: dict) -> Sequence[subprocess.Popen]:
-    """More processes of the same command, each a worker."""
-    command = [sys.executable, "-m", "labkit.cli", "search",
-               *launch.words({"source": source, "space": space, **options})]
-    return [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
+@contextmanager
+def _others(number: int, ray: bool, source, space, options: dict) -> Iterator[None]:
+    """More processes of the same command, each a worker, here or on a Ray cluster; they are waited for at the end."""
+    command = ["search", *launch.words({"source": source, "space": space, **options})]
+    if ray:
+        with cluster.connected(number + 1) as connection:
+            begun = cluster.run([command] * number, connection)
+            yield
+            connection.get(begun)
+        return
+    begun = [subprocess.Popen([sys.executable, "-m", "labkit.cli", *command], stdout=subprocess.DEVNULL)
+             for _ in range(number)]
+    try:
+        yield
+    finally:
+        for other in begun:
+            other.wait()
 
 
 def line(trial: Tried, of: int) -> str:

@@ -1,0 +1,196 @@
+"""The same jobs over the machines of a Ray cluster: a fine-tuning by Ray Train, and the workers of a search.
+
+Beside `launch`, which starts processes on this machine alone; `labkit finetune --ray` and `labkit search --ray` come
+here. The cluster is the one that RAY_ADDRESS names, or one that runs on this machine, or a new one of this machine's
+cores and GPUs that ends with the job. All its machines need the course at the same place, and a folder that they share.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from labkit import profiles
+from labkit.errors import LabError
+
+END = ("end", "")
+
+
+def import_ray():
+    """Ray, told to send no usage statistics and to keep its notes to itself.
+
+    Raises:
+        LabError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.train.torch
+    except ImportError as error:
+        raise LabError("Ray is not installed, and a cluster needs it", where="--ray",
+                       todo="Run `pip install 'ray[train]'`") from error
+    return ray
+
+
+@contextmanager
+def connected(processes: int) -> Iterator[Any]:
+    """Ray with a cluster behind it that has a CPU, or where it has GPUs a GPU, for each process.
+
+    Raises:
+        LabError: there is no such cluster, or it is too small; a job would wait for ever.
+    """
+    ray = import_ray()
+    there = ray.is_initialized()
+    if not there:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise LabError(f"no Ray cluster answers ({str(error).splitlines()[0]})", where=_address(),
+                           todo="Start it with `ray start --head`, or unset RAY_ADDRESS for one of this machine"
+                           ) from error
+    try:
+        what = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+        if (has := int(ray.cluster_resources().get(what, 0))) < processes:
+            raise LabError(f"{processes} processes, and the cluster has {has} {what}s", where=_address(),
+                           expected=f"at most {has}", todo="Add a machine with `ray start`, or take fewer processes")
+        yield ray
+    finally:
+        if not there:
+            ray.shutdown()
+
+
+def _environment() -> dict[str, dict[str, str]]:
+    """What the processes on the cluster find in their environment beside that of their machine."""
+    return {"env_vars": {"PYTHONPATH": profiles.python_path(), "LABKIT_PROFILE": profiles.current().name,
+                         "TOKENIZERS_PARALLELISM": "false",
+                         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}  # Ray's print forgets the file that it was given
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS") or "Ray on this machine"
+
+
+def train(job: Callable[..., Any], options: dict[str, Any], processes: int, shown: Callable[[Any], None]) -> None:
+    """Call the same job in several processes of the cluster, as Ray Train's TorchTrainer starts them.
+
+    What process 0 prints is printed here; the others are silent.
+
+    Args:
+        job: trains in as many processes as it finds itself in; `labkit.job.run_job`.
+        options: its arguments, the same for all.
+        processes: how many, a GPU or a CPU each.
+        shown: prints what the job gave in process 0.
+
+    Raises:
+        LabError: what the job raised, or that a process is gone.
+    """
+    with connected(processes) as ray, tempfile.TemporaryDirectory(prefix="labkit-ray-") as notes:
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+        from ray.util.queue import Queue
+
+        gpu = bool(ray.cluster_resources().get("GPU"))
+        said: Any = Queue()
+        trainer = TorchTrainer(
+            _process, train_loop_config={"job": job, "options": options, "shown": shown, "said": said,
+                                         "folder": os.getcwd()},
+            scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpu),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RunConfig(storage_path=notes, worker_runtime_env=_environment()))
+        sentences: dict[int, str] = {}
+        listener = threading.Thread(target=_listen, args=(said, sentences), daemon=True)
+        listener.start()
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            said.put(END)
+            listener.join()
+            raise LabError(*_reason(error, sentences, processes), where=_address()) from error
+        said.put(END)
+        listener.join()
+
+
+def _listen(said: Any, sentences: dict[int, str]) -> None:
+    """Print what arrives until the end of it; sentences of processes that gave up are kept by their number."""
+    while (item := said.get()) != END:
+        kind, text = item
+        if isinstance(kind, int):
+            sentences[kind] = text
+        else:
+            stream = getattr(sys, kind)
+            stream.write(text)
+            stream.flush()
+
+
+def _reason(error: Exception, sentences: dict[int, str], processes: int) -> tuple[str]:
+    """Why a training over the cluster ended: by the first process that has a reason of its own."""
+    own = {rank: text for rank, text in sentences.items() if "another process is gone" not in text}
+    failures = getattr(error, "worker_failures", {})
+    if lost := sorted(rank for rank in failures if rank not in sentences):
+        kept = next((text for text in sentences.values() if "resume" in text), "")
+        more = f"; {kept}" if kept else ""
+        return (f"process {lost[0]} of {processes} is gone, or failed: {_last_line(failures[lost[0]])}{more}",)
+    return (next(iter((own or sentences).values()), _last_line(error)),)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+class _Voice(io.TextIOBase):
+    """A stream that hands on what is written to whoever listens at the other end of the queue."""
+
+    def __init__(self, said: Any, name: str):
+        self.said, self.name = said, name
+
+    def write(self, text: str) -> int:
+        self.said.put((self.name, text))
+        return len(text)
+
+
+def _process(config: dict[str, Any]) -> None:
+    """One process of the training; Ray has set RANK and WORLD_SIZE and joined them."""
+    from labkit import processes
+
+    out, err = ((_Voice(config["said"], name) for name in ("stdout", "stderr")) if processes.first()
+                else (io.StringIO(), io.StringIO()))
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            if not Path(config["folder"]).is_dir():
+                raise LabError("this folder is not on every machine of the cluster", where=config["folder"],
+                               todo="Begin in a folder that all of them share")
+            os.chdir(config["folder"])
+            if result := config["job"](**config["options"]):
+                config["shown"](result)
+        except (LabError, KeyboardInterrupt) as error:
+            config["said"].put((processes.rank(), str(error)))
+            raise RuntimeError(str(error)) from None
+
+
+def run(commands: Sequence[Sequence[str]], ray: Any) -> list[Any]:
+    """Begin labkit commands on the cluster, a CPU each; the machines' folders as in `train`.
+
+    Args:
+        commands: the words behind `labkit` of each.
+        ray: what `connected` gave.
+
+    Returns:
+        Ray's references; `ray.get` of one waits for its exit code.
+    """
+    begin = ray.remote(num_cpus=1, runtime_env=_environment())(_command)
+    return [begin.remote(list(words), os.getcwd()) for words in commands]
+
+
+def _command(words: list[str], folder: str) -> int:
+    import subprocess
+
+    return subprocess.run([sys.executable, "-m", "labkit", *words], cwd=folder, stdout=subprocess.DEVNULL).returncode

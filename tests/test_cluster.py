@@ -1,0 +1,101 @@
+"""The same jobs on a Ray cluster: two nodes of one core each, as `ray start` would make them on two machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_bad_input import cases, write_csv
+from test_processes import NEAR, SETTINGS, losses
+
+from labkit import cli, cluster, launch, search
+from labkit.errors import LabError
+from labkit.job import run_job
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_nodes():
+    ray = cluster.import_ray()
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("rows") / "rows.csv", cases(48))
+
+
+@pytest.fixture(scope="module")
+def alone(rows) -> Path:
+    return run_job(rows, out=rows.with_name("alone"), progress=False, **SETTINGS).folder
+
+
+def words(rows: Path, out: str, *more: str, **options) -> list[str]:
+    return ["finetune", *launch.words({"source": rows, "out": rows.with_name(out), **SETTINGS, **options}),
+            "--processes", "2", "--ray", *more]
+
+
+def test_a_training_over_two_nodes_has_the_loss_of_one_process_and_one_voice(rows, alone, capsys):
+    assert cli.main(words(rows, "two")) == cli.OK
+    out, err = capsys.readouterr()
+    assert losses(rows.with_name("two")) == pytest.approx(losses(alone), abs=NEAR)
+    assert out.count("Talk to it: labkit chat") == 1 and out.count("answers by") == 1
+    assert err.count("the tuned model answers") == 1 and "Disassembly" not in out + err
+
+
+def test_a_process_that_is_killed_ends_the_run_with_a_sentence_and_one_process_goes_on(rows):
+    folder = rows.with_name("killed")
+
+    def job(**options):  # inside, so that it travels to the nodes by value
+        import os
+        import signal
+        import threading
+        import time
+        from pathlib import Path
+
+        from labkit import processes
+        from labkit.job import run_job
+
+        def kill() -> None:
+            while not list(Path(options["out"]).glob("checkpoints/*/seal.json")):
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if processes.rank() == 1:
+            threading.Thread(target=kill, daemon=True).start()
+        return run_job(**options)
+
+    with pytest.raises(LabError, match="process 1 of 2 is gone") as caught:
+        cluster.train(job, {"source": rows, "out": folder, **SETTINGS, "steps": 100}, 2, print)
+    assert "resume" in str(caught.value)
+    assert not (folder / "run.json").exists()
+    assert run_job(rows, out=folder, resume=True, progress=False).run.finished
+
+
+def test_what_is_wrong_with_a_file_is_said_once(rows, capsys):
+    (rows.with_name("empty.csv")).write_text("")
+    assert cli.main(words(rows.with_name("empty.csv"), "nothing")) == cli.WRONG
+    said = capsys.readouterr().err
+    assert said.count("empty.csv") == 1 and "Traceback" not in said
+
+
+def test_more_processes_than_the_cluster_has_cores_are_refused_at_once(rows, capsys):
+    assert cli.main([*words(rows, "many"), "--processes", "3"]) == cli.WRONG
+    assert "3 processes, and the cluster has 2 CPUs" in capsys.readouterr().err
+
+
+def test_the_workers_of_a_search_share_a_study_and_no_trial_is_lost_or_done_twice(rows, capsys):
+    space, study = rows.with_name("space.yml"), rows.with_name("study.log")
+    space.write_text("search_space:\n  learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}\n"
+                     "search_strategy: {type: random, num_trials: 8, pruning: none}\n")
+    assert cli.main(["search", *launch.words({"source": rows, "model": "tiny", "space": space, "study": study}),
+                     "--workers", "2", "--ray"]) == cli.OK
+    trials = search.trials_in(str(study))
+    assert sorted(t.number for t in trials) == list(range(8)) and {t.state for t in trials} == {"done"}
+    assert len({t.worker for t in trials}) == 2
