@@ -75,13 +75,20 @@ def family_trial(kind: str, task: str | data.Task = "intent", *, steps: int | No
 
 def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, *, steps: int,
           batch_size: int, learning_rate: float, seed: int = 0) -> list[float]:
-    """Train what is not frozen by AdamW, with a warm-up and half a cosine; gives each step's loss, nats a token."""
+    """Train what is not frozen by AdamW, with a warm-up and half a cosine; gives each step's loss, nats a token.
+
+    Raises:
+        LabError: all of it is frozen.
+    """
     import torch
 
     picked = loop.batch_rows(len(examples), batch_size, steps, seed)
     used = sorted({i for batch in picked for i in batch})
     rows = dict(zip(used, encode(examples.select(used), tokenizer, current().max_length).to_list(), strict=True))
     moving = [p for p in model.parameters() if p.requires_grad]
+    if not moving:
+        raise LabError("every parameter of this model is frozen, so there is nothing to train", where="model",
+                       todo="Attach an adapter to it first, or load it anew")
     optimizer, device, losses = torch.optim.AdamW(moving, weight_decay=0.0), moving[0].device, []
     torch.manual_seed(seed)
     model.train()

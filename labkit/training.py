@@ -25,7 +25,7 @@ from labkit.data.encode import COLUMNS, IGNORED, collate, collate_packed, encode
 from labkit.errors import LabError
 from labkit.guards import Finding
 from labkit.kernels import quick
-from labkit.monitoring import Meter, in_notebook, live, memory_told, notebook_line
+from labkit.monitoring import Meter, in_notebook, live, memory_told, notebook_line, say_of_the_rest
 from labkit.trainer import TOLD, best_of, curve_of, make_trainer
 
 if TYPE_CHECKING:
@@ -323,6 +323,7 @@ def finetune(
     if not finished and in_notebook():  # the cell goes on with it; a terminal is told by who asked for the run
         print(f"Stopped after step {trainer.state.global_step} of {settings['steps']}: this run is half trained, and "
               "so is what follows from it. Run the cell again, or go on from here with finetune(..., resume=True).")
+        say_of_the_rest("The rest of this cell needs the whole run.")
     return run
 
 

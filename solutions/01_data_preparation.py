@@ -42,12 +42,12 @@ from labkit import LabError, data
 from labkit.tables import table
 
 folder = Path(tempfile.mkdtemp())
-rows = pd.DataFrame({"text": ["Where is it?", "Grüße!", "Money back."], "label": ["neutral", "joy", "anger"]})
-rows.to_json(folder / "rows.json", orient="records")
-rows.to_json(folder / "rows.jsonl", orient="records", lines=True)
-rows.to_csv(folder / "rows.csv", index=False)
-rows.to_csv(folder / "rows.tsv", index=False, sep="\t")
-rows.to_parquet(folder / "rows.parquet", index=False)
+frame = pd.DataFrame({"text": ["Where is it?", "Grüße!", "Money back."], "label": ["neutral", "joy", "anger"]})
+frame.to_json(folder / "rows.json", orient="records")
+frame.to_json(folder / "rows.jsonl", orient="records", lines=True)
+frame.to_csv(folder / "rows.csv", index=False)
+frame.to_csv(folder / "rows.tsv", index=False, sep="\t")
+frame.to_parquet(folder / "rows.parquet", index=False)
 table(*({"file": file.name, "rows": len(data.read(file)), "second text": data.read(file)[1]["text"]}
         for file in sorted(folder.iterdir())))
 
@@ -56,7 +56,7 @@ table(*({"file": file.name, "rows": len(data.read(file)), "second text": data.re
 # silence is how broken letters come about:
 
 # %%
-(folder / "old.csv").write_bytes(rows.to_csv(index=False).encode("cp1252"))
+(folder / "old.csv").write_bytes(frame.to_csv(index=False).encode("cp1252"))
 try:
     with contextlib.chdir(folder):  # so that the sentence has no long path in it
         data.read("old.csv")
@@ -493,14 +493,14 @@ table(*({name: f"{share:.1%}" if name != "label" else share for name, share in r
 from labkit import evaluation
 from labkit.search import trial
 
-splits, found = {"by family": by_family, "at random": cuts["stratified"]}, []
+splits, by_split = {"by family": by_family, "at random": cuts["stratified"]}, []
 for name, parts in splits.items():
     train, test = parts["train"], parts["test"]
     said = evaluation.bag_of_words(train["text"], train["label"], test["text"])
     words = evaluation.accuracy(test["label"], said, test["family"])
     tuned = trial(train, test, data.LABELS["tone"], steps=90, batch_size=8).accuracy
-    found.append({"split": name, "test rows": len(test), "bag of words": words, "LoRA": tuned})
-table(*({name: value if isinstance(value, int) else str(value) for name, value in row.items()} for row in found))
+    by_split.append({"split": name, "test rows": len(test), "bag of words": words, "LoRA": tuned})
+table(*({name: value if isinstance(value, int) else str(value) for name, value in row.items()} for row in by_split))
 
 # %% [markdown]
 # Nothing became better: the same models, on the same kind of letters. The random split asks for letters that training
@@ -511,7 +511,7 @@ table(*({name: value if isinstance(value, int) else str(value) for name, value i
 from labkit import measured
 
 measured.note("01_data_preparation", **{f"{who.replace(' ', '_')}_split_{row['split'].replace(' ', '_')}": row[who]
-                                        for row in found for who in ("bag of words", "LoRA")})
+                                        for row in by_split for who in ("bag of words", "LoRA")})
 
 # %% [markdown]
 # ## More rows from few

@@ -254,12 +254,12 @@ from labkit.training import capped
 STEPS, BATCH, PEAK = capped(12), 8, current().full_learning_rate
 examples = data.ticket_task("tone").train.select(range(64))
 model, tokenizer = models.load()
-rows = encode(examples, tokenizer).to_list()
-order = loop.batch_rows(len(rows), BATCH, STEPS, seed=0)  # every epoch shuffled anew
+encoded = encode(examples, tokenizer).to_list()
+order = loop.batch_rows(len(encoded), BATCH, STEPS, seed=0)  # every epoch shuffled anew
 weights, losses = list(model.train().parameters()), []
 means = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
 for step, numbers in enumerate(order):
-    batch = collate([rows[i] for i in numbers], pad_id(tokenizer))
+    batch = collate([encoded[i] for i in numbers], pad_id(tokenizer))
     ids, mask, labels = (batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels"))
     loss = loop.next_token_loss(model(ids, attention_mask=mask).logits, labels)
     grads, norm = loop.clip_by_norm(torch.autograd.grad(loss, weights), 1.0)
@@ -290,7 +290,7 @@ def spy(some):
 run = finetune(examples, method="full", steps=STEPS, batch_size=BATCH, learning_rate=PEAK, bf16=False, seed=0,
                collator=spy, guard=False, out=runs("lab02-trainer"))
 theirs = [point["loss"] for point in run.curve]
-ours = [[rows[i]["input_ids"] for i in numbers] for numbers in order]
+ours = [[encoded[i]["input_ids"] for i in numbers] for numbers in order]
 print("same rows in the same order:", taken[:STEPS] == ours)
 gap = max(abs(a - b) for a, b in zip(losses, theirs, strict=True))
 print(f"largest difference of a step's loss {gap:.0e} nats; below 0.001: {gap < 1e-3}")

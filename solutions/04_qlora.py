@@ -576,8 +576,8 @@ check("merge_quantised", merge_quantised)
 # %%
 task = data.ticket_task("intent")
 run = finetune(task.train, steps=current().steps // 2, quantize="nf4", out=runs("lab04-QLoRA"), reuse=True)
-held = task.test.select(range(0, len(task.test), 3))
-families = evaluation.groups_of(held)
+asked = task.test.select(range(0, len(task.test), 3))
+asked_families = evaluation.groups_of(asked)
 over_fp32 = adapters.load(models.load(run.settings["model"])[0], run.folder / "adapter")
 ways = {
     "as trained: NF4 and adapter": run.model,
@@ -588,17 +588,17 @@ ways = {
 logs = {}
 for name, model in ways.items():
     with models.in_float32(model):  # 4-bit layers too: bfloat16 rounds by more than a merge changes
-        logs[name] = evaluation.score_labels(model, run.tokenizer, held["prompt"], task.labels)
+        logs[name] = evaluation.score_labels(model, run.tokenizer, asked["prompt"], task.labels)
 
 # %%
 first, rows = next(iter(logs.values())), []
 for name, found in logs.items():
     said = [task.labels[i] for i in found.argmax(-1).tolist()]
-    rows.append({"": name, "accuracy": str(evaluation.accuracy(held["label"], said, families)),
+    rows.append({"": name, "accuracy": str(evaluation.accuracy(asked["label"], said, asked_families)),
                  "same answer as trained": f"{float((found.argmax(-1) == first.argmax(-1)).float().mean()):.1%}",
                  "mean gap, nats": f"{float((found - first).abs().mean()):.4f}",
                  "weights, bytes": weight_bytes(ways[name])})
-table(*rows, caption=f"{len(held)} tickets")
+table(*rows, caption=f"{len(asked)} tickets")
 
 # %% [markdown]
 # Only the first merge is the model that you tested. The adapter grew beside the rounded base, and the fp32 base differs

@@ -544,18 +544,19 @@ from labkit.tables import table
 
 held = task.test.select(range(0, len(task.test), 2))
 families, seconds = evaluation.groups_of(held), [time.perf_counter()]
-said = {"teacher": evaluation.classify(*teacher.loaded, held["prompt"], task.labels)}
+by_model = {"teacher": evaluation.classify(*teacher.loaded, held["prompt"], task.labels)}
 seconds.append(time.perf_counter())
 with torch.inference_mode():
     for name, student in students.items():
-        said[f"student, {name}"] = [task.labels[i] for i in student(*in_a_row(held["text"])).argmax(-1)]
+        by_model[f"student, {name}"] = [task.labels[i] for i in student(*in_a_row(held["text"])).argmax(-1)]
         seconds.append(time.perf_counter())
 
 # %%
-hits = {name: [float(a == b) for a, b in zip(held["label"], answers, strict=True)] for name, answers in said.items()}
+hits = {name: [float(a == b) for a, b in zip(held["label"], answers, strict=True)]
+        for name, answers in by_model.items()}
 own = hits["student, 48 labels"]
 sizes = [models.count_parameters(model).total for model in (teacher.model, *students.values())]
-table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held["label"], said[name], families)),
+table(*({"": name, "parameters": size, "accuracy": str(evaluation.accuracy(held["label"], by_model[name], families)),
          "gain": "-" if mine is own else str(evaluation.mean_score(
              "gain", [a - b for a, b in zip(mine, own, strict=True)], families))}
         for (name, mine), size in zip(hits.items(), sizes, strict=True)),

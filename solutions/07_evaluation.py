@@ -58,9 +58,9 @@ check("class_f1", class_f1)
 from labkit.scratch import metrics
 from labkit.tables import table
 
-truth, said = ["delivery"] * 90 + ["warranty"] * 10, ["delivery"] * 100
-table(accuracy=metrics.accuracy(truth, said), micro_F1=metrics.micro(truth, said)["f1"],
-      macro_F1=metrics.macro(truth, said)["f1"])
+teams, called = ["delivery"] * 90 + ["warranty"] * 10, ["delivery"] * 100
+table(accuracy=metrics.accuracy(teams, called), micro_F1=metrics.micro(teams, called)["f1"],
+      macro_F1=metrics.macro(teams, called)["f1"])
 
 # %% [markdown]
 # With one answer a ticket, micro-F1 *is* accuracy; macro-F1 shows the class that is lost. Now the same by scikit-learn:
@@ -68,10 +68,10 @@ table(accuracy=metrics.accuracy(truth, said), micro_F1=metrics.micro(truth, said
 # %% tags=["reproducible"]
 from sklearn.metrics import confusion_matrix, f1_score
 
-theirs = f1_score(truth, said, average="macro", zero_division=0)
-print("confusion, by hand:", metrics.confusion(truth, said))
-print("scikit-learn agrees:", metrics.confusion(truth, said) == confusion_matrix(truth, said).tolist())
-print("macro-F1 equal to 1e-9:", abs(metrics.macro(truth, said)["f1"] - theirs) < 1e-9)
+theirs = f1_score(teams, called, average="macro", zero_division=0)
+print("confusion, by hand:", metrics.confusion(teams, called))
+print("scikit-learn agrees:", metrics.confusion(teams, called) == confusion_matrix(teams, called).tolist())
+print("macro-F1 equal to 1e-9:", abs(metrics.macro(teams, called)["f1"] - theirs) < 1e-9)
 
 # %% [markdown]
 # Hugging Face's `evaluate` gives all metrics one form, and `evaluate.combine` asks several at once.
@@ -84,7 +84,7 @@ import evaluate
 from labkit.evaluation.modules import load
 
 both = evaluate.combine([load("accuracy"), load("f1")])
-print(both.compute(predictions=said, references=truth))
+print(both.compute(predictions=called, references=teams))
 
 # %% [markdown]
 # ## Texts: which words, in which order
@@ -125,12 +125,12 @@ from labkit.scratch import metrics
 from labkit.tables import table
 
 task = data.ticket_task("reply")
-truth = list(task.test["completion"])
+written = list(task.test["completion"])
 copied = evaluation.nearest_answer(task.train["text"], task.train["completion"], task.test["text"])
-by_library = {"BLEU": sacrebleu.corpus_bleu(copied, [truth]).score,
-              "ROUGE-L": load("rouge").compute(predictions=copied, references=truth)["rougeL"]}
-by_hand = {"BLEU": metrics.bleu(truth, copied),
-           "ROUGE-L": sum(metrics.rouge_l(a, b) for a, b in zip(truth, copied)) / len(truth)}
+by_library = {"BLEU": sacrebleu.corpus_bleu(copied, [written]).score,
+              "ROUGE-L": load("rouge").compute(predictions=copied, references=written)["rougeL"]}
+by_hand = {"BLEU": metrics.bleu(written, copied),
+           "ROUGE-L": sum(metrics.rouge_l(a, b) for a, b in zip(written, copied)) / len(written)}
 table(*({"": name, "by hand": by_hand[name], "by library": by_library[name],
          "equal to 1e-9": abs(by_hand[name] - by_library[name]) < 1e-9} for name in by_hand))
 
@@ -286,20 +286,20 @@ from labkit.tables import table
 
 task = data.ticket_task("intent")
 run = finetune(task.train, steps=640 // current().batch_size, out=runs("lab07"), reuse=True)
-rows, (model, tokenizer) = task.test.select(range(0, len(task.test), 9)), run.loaded
+ninth, (model, tokenizer) = task.test.select(range(0, len(task.test), 9)), run.loaded
 first = [tokenizer(label)["input_ids"][0] for label in task.labels]
 
 
 def careless(size):
     right = 0
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
+    for start in range(0, len(ninth), size):
+        part = ninth[start : start + size]
         asked = [encode_prompt(tokenizer, p) for p in part["prompt"]]
         ids, mask = (x.to(model.device) for x in evaluation.padded(asked, pad_id(tokenizer), "right"))
         with torch.no_grad(), models.quiet():
             said = model(input_ids=ids, attention_mask=mask).logits[:, -1, first].argmax(-1)
         right += sum(task.labels[i] == answer for i, answer in zip(said, part["completion"]))
-    return right / len(rows)
+    return right / len(ninth)
 
 
 table(*({"batch size": size, "accuracy, last position": f"{careless(size):.0%}"} for size in (1, 32)))
@@ -309,12 +309,12 @@ table(*({"batch size": size, "accuracy, last position": f"{careless(size):.0%}"}
 # first real one. Does a log-likelihood differ from that at batch size 1 by 0.001 nats or more, does an answer?
 
 # %%
-prompts = rows["prompt"][:24]
+prompts = ninth["prompt"][:24]
 alone = evaluation.score_labels(*run.loaded, prompts, task.labels, batch_size=1)
 for size, side in ((24, "left"), (24, "right"), (7, "right")):
-    said = evaluation.score_labels(*run.loaded, prompts, task.labels, size, side)
-    same = bool((said.argmax(-1) == alone.argmax(-1)).all())
-    near = float((said - alone).abs().max()) < 1e-3
+    found = evaluation.score_labels(*run.loaded, prompts, task.labels, size, side)
+    same = bool((found.argmax(-1) == alone.argmax(-1)).all())
+    near = float((found - alone).abs().max()) < 1e-3
     print(f"batch {size:2}, padding {side:5}: differs by less than 0.001 nats: {near}, same answers: {same}")
 
 # %% [markdown]

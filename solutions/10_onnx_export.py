@@ -404,7 +404,7 @@ run = finetune(tone.train, rank=8, steps=current().steps * 2 // 3, out=runs("lab
 folders = [to_onnx(run, precision, reuse=True).folder for precision in ("fp32", "int4")]
 plain = copy.deepcopy(run.model).cpu()
 torch_models = [plain, copy.deepcopy(plain).bfloat16(), adapters.merge(plain)]
-models = [*((model, run.tokenizer) for model in torch_models), *map(OnnxModel, folders)]
+measured_models = [*((model, run.tokenizer) for model in torch_models), *map(OnnxModel, folders)]
 
 # %% [markdown]
 # Each model's memory is measured in a process of its own, with the libraries that it needs, since that is what the
@@ -417,8 +417,8 @@ specs = [{"run": run.folder}, {"run": run.folder, "dtype": "bfloat16"}, {"run": 
          *({"onnx": folder} for folder in folders)]
 memory = process_memory(dict(zip(names, specs)))
 some = tone.test.select(range(0, len(tone.test), 12))
-rows = [measure_one(name, model, some, tone.labels, memory[name]) for name, model in zip(names, models)]
-table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(some)} tickets")
+speeds = [measure_one(name, model, some, tone.labels, memory[name]) for name, model in zip(names, measured_models)]
+table(*speeds, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(some)} tickets")
 
 # %% [markdown]
 # All rows have the same number of threads. That had to be seen to: left alone, onnxruntime-genai took one of two cores,
@@ -435,14 +435,16 @@ table(*rows, caption=f"prompts of 128 tokens, answers of 32; accuracy on {len(so
 # each of them two points: for what int4 loses, take the figure of all test tickets, above.
 
 # %%
-gain = rows[-1]["decode, tokens/s"] / rows[0]["decode, tokens/s"]
+gain = speeds[-1]["decode, tokens/s"] / speeds[0]["decode, tokens/s"]
 figure, axes = plots.new(f"int4 writes {gain:.1f} times as fast as PyTorch with its adapter", "model",
                          "decode (tokens/s)")
-axes.bar([row[""] for row in rows], [row["decode, tokens/s"] for row in rows], color=plots.COLOURS["blue"], width=0.6)
+axes.bar([row[""] for row in speeds], [row["decode, tokens/s"] for row in speeds], color=plots.COLOURS["blue"],
+         width=0.6)
 axes.tick_params(axis="x", labelsize=8)
 measured.note("10_onnx_export", int4_decode_over_PyTorch_fp32=gain, **{
-    f"{row['']}, {figure}": row[figure] for row in rows for figure in ("decode, tokens/s", "process, MB", "size, MB")})
-plots.show(figure, alt="; ".join(f"{row['']}: {row['decode, tokens/s']} tokens/s" for row in rows))
+    f"{row['']}, {figure}": row[figure] for row in speeds
+    for figure in ("decode, tokens/s", "process, MB", "size, MB")})
+plots.show(figure, alt="; ".join(f"{row['']}: {row['decode, tokens/s']} tokens/s" for row in speeds))
 
 # %% [markdown]
 # How long until the first token comes, by the length of the prompt and by how many prompts are read at once (the

@@ -485,10 +485,10 @@ table(*(plan.row() for plan in plans))
 #
 #     labkit finetune tickets --task tone --processes 2
 #
-# With `--ray` the processes may be on other machines: **Ray** keeps a cluster of them, and its TorchTrainer finds a free
-# GPU or core for each process, tells it RANK as torchrun would, and calls the same `finetune`. The loss is that of one
-# process again. `labkit search --ray` spreads the workers of lab 09's study in the same way. Without a cluster, Ray
-# makes one of this machine:
+# With `--ray` the processes may be on other machines: **Ray** keeps a cluster of them, and its TorchTrainer finds a
+# free GPU or core for each process, tells it RANK as torchrun would, and calls the same `finetune`. The loss is that of
+# one process again. `labkit search --ray` spreads the workers of lab 09's study in the same way. Where no cluster is
+# named, Ray makes one of this machine:
 #
 #     pip install 'ray[train]'
 #     labkit finetune tickets --task tone --processes 2 --ray

@@ -61,7 +61,7 @@ def test_each_spoilt_training_is_caught_by_a_tripwire_and_the_sound_one_is_not(o
 
 
 def test_a_random_split_over_families_flatters_beyond_the_interval(outputs):
-    text = the_output_of(outputs, "splits, found = ")
+    text = the_output_of(outputs, "splits, by_split = ")
     for column in (0, 1):  # the bag of words, and the adapter
         found = {name: re.findall(r"\[([\d.]+)%, ([\d.]+)%\]", re.search(rf"^{name} .*", text, re.M)[0])[column]
                  for name in ("by family", "at random")}

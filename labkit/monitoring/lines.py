@@ -23,6 +23,24 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def say_of_the_rest(sentence: str) -> None:
+    """Show this sentence, and what went wrong, in place of the traceback if the cell that runs now fails further on."""
+    shell = sys.modules["IPython"].get_ipython()
+
+    def shown(shell, kind, error, trace, tb_offset=None) -> list[str]:
+        own = getattr(error, "_render_traceback_", None)
+        lines = own() if own else [f"{sentence} {kind.__name__}: {error}"]
+        shell._showtraceback(kind, error, lines)
+        return lines
+
+    def over(*_) -> None:
+        shell.set_custom_exc((), None)
+        shell.events.unregister("post_run_cell", over)
+
+    shell.set_custom_exc((Exception,), shown)
+    shell.events.register("post_run_cell", over)
+
+
 def notebook_line() -> TrainerCallback | None:
     """One line under the cell that says how far the training is, gone when it is done; None outside of a notebook."""
     if not in_notebook():
