@@ -811,6 +811,10 @@ measured.note("07_evaluation", bag_of_words=evaluation.accuracy(router.truth, wo
 measured.beside("07_evaluation")
 
 # %% [markdown]
+# The larger model does not win by itself. SmolLM2's run in the record saw 640 letters, once each, and a bag of words
+# that counted all of the training letters is ahead of it by more than both intervals. Without that row, the other
+# figure would have looked like a fair beginning. Here one would ship the bag of words, or train far longer.
+#
 # ## The same by command line
 # `labkit evaluate RUN --task intent` scores a run and keeps the scores beside it; `labkit gate NEW OLD --rules
 # rules.yml` passes or says which rule failed. `lm_eval --model hf --model_args pretrained=...` runs the harness.
