@@ -11,7 +11,7 @@ WANTED := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr ' ' 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help lab test course demo real base html bench colab room ready
+.PHONY: help lab test course demo real base html bench colab room order ready
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,9 @@ colab: ready ## the set-up cell for Colab in a new environment with torch alone,
 
 room: ready ## pack for a room without internet and set a laptop up from it behind no network; Linux, root, some minutes
 	@$(PY) tests/offline_room.py
+
+order: ready ## every lab with its cells shuffled, then with each training interrupted; half an hour
+	@$(PY) tests/begin_anywhere.py --shuffle 7 --interrupt
 
 # The stamp is written last, so that a set-up that was interrupted is done again.
 ready:

@@ -7,7 +7,7 @@ The first takes each section alone in an emptied namespace, each of its cells tw
 an order that the seed draws, a third of them twice: a cell is right, or misses a name that another cell makes, or says
 in a sentence what is amiss. `--interrupt` interrupts every cell that trains after its first step, runs it again and
 goes on. All run the learner's copies with short trainings, a kernel a lab, and the code is 1 if anything else happens.
-test_sections.py runs a lab in each way.
+test_sections.py runs a lab in each way, `make order` every lab in the latter two.
 """
 
 from __future__ import annotations

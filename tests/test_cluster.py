@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from test_processes import NEAR, SETTINGS, losses
 from labkit import cli, cluster, launch, search
 from labkit.errors import LabError
 from labkit.job import run_job
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Ray makes clusters of several nodes on Linux alone")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,7 +6,7 @@ from nbclient.exceptions import CellExecutionError
 
 from labkit.errors import LabError
 
-QUICK = "00_start_here"  # the others by hand: tests/begin_anywhere.py
+QUICK = "00_start_here"  # the others once a week, or by hand: make order
 
 
 def test_a_learner_may_begin_lab_00_at_any_section_and_run_each_cell_twice():
