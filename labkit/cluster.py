@@ -114,7 +114,7 @@ def train(job: Callable[..., Any], options: dict[str, Any], processes: int, show
         except TrainingFailedError as error:
             said.put(END)
             listener.join()
-            raise LabError(*_reason(error, sentences, processes), where=_address()) from error
+            raise _ended(error, sentences, processes) from error
         said.put(END)
         listener.join()
 
@@ -131,15 +131,15 @@ def _listen(said: Any, sentences: dict[int, str]) -> None:
             stream.flush()
 
 
-def _reason(error: Exception, sentences: dict[int, str], processes: int) -> tuple[str]:
-    """Why a training over the cluster ended: by the first process that has a reason of its own."""
-    own = {rank: text for rank, text in sentences.items() if "another process is gone" not in text}
+def _ended(error: Exception, sentences: dict[int, str], processes: int) -> LabError:
+    """Why a training over the cluster ended: a process that is gone without a word, or the first one's sentence."""
     failures = getattr(error, "worker_failures", {})
     if lost := sorted(rank for rank in failures if rank not in sentences):
         kept = next((text for text in sentences.values() if "resume" in text), "")
-        more = f"; {kept}" if kept else ""
-        return (f"process {lost[0]} of {processes} is gone, or failed: {_last_line(failures[lost[0]])}{more}",)
-    return (next(iter((own or sentences).values()), _last_line(error)),)
+        return LabError(f"process {lost[0]} of {processes} is gone: {_last_line(failures[lost[0]])}", where=_address(),
+                        todo=kept)
+    own = [text for text in sentences.values() if "another process is gone" not in text]
+    return LabError((own or list(sentences.values()) or [_last_line(error)])[0])
 
 
 def _last_line(error: Exception) -> str:
@@ -176,21 +176,30 @@ def _process(config: dict[str, Any]) -> None:
             raise RuntimeError(str(error)) from None
 
 
-def run(commands: Sequence[Sequence[str]], ray: Any) -> list[Any]:
-    """Begin labkit commands on the cluster, a CPU each; the machines' folders as in `train`.
+@contextmanager
+def beside(command: Sequence[str], number: int) -> Iterator[None]:
+    """Run a labkit command so many times on the cluster, a CPU each, while the caller does the same here.
 
     Args:
-        commands: the words behind `labkit` of each.
-        ray: what `connected` gave.
+        command: the words behind `labkit`; it runs in this folder, which the machines share.
+        number: how many; with the caller's own they must find room on the cluster.
 
-    Returns:
-        Ray's references; `ray.get` of one waits for its exit code.
+    Raises:
+        LabError: there is no such cluster, or one of them failed; their sentence.
     """
-    begin = ray.remote(num_cpus=1, runtime_env=_environment())(_command)
-    return [begin.remote(list(words), os.getcwd()) for words in commands]
+    with connected(number + 1) as ray:
+        begin = ray.remote(num_cpus=1, runtime_env=_environment())(_command)
+        begun = [begin.remote(list(command), os.getcwd()) for _ in range(number)]
+        yield
+        for code, said in ray.get(begun):
+            if code:
+                raise LabError(f"a worker failed: {said}", where=_address())
 
 
-def _command(words: list[str], folder: str) -> int:
+def _command(words: list[str], folder: str) -> tuple[int, str]:
+    """Run labkit in a process of its own; its exit code, and the last line that it said."""
     import subprocess
 
-    return subprocess.run([sys.executable, "-m", "labkit", *words], cwd=folder, stdout=subprocess.DEVNULL).returncode
+    done = subprocess.run([sys.executable, "-m", "labkit", *words], cwd=folder, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, errors="replace")
+    return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -81,11 +82,10 @@ def test_a_process_that_is_killed_ends_the_run_with_a_sentence_and_one_process_g
     assert run_job(rows, out=folder, resume=True, progress=False).run.finished
 
 
-def test_what_is_wrong_with_a_file_is_said_once(rows, capsys):
-    (rows.with_name("empty.csv")).write_text("")
-    assert cli.main(words(rows.with_name("empty.csv"), "nothing")) == cli.WRONG
-    said = capsys.readouterr().err
-    assert said.count("empty.csv") == 1 and "Traceback" not in said
+def test_what_a_job_says_is_told_as_it_is_and_before_what_it_made_the_others_say():
+    gone = "process 0 of 2: another process is gone, or did not answer for 600 s. Begin anew."
+    assert str(cluster._ended(Exception("x"), {0: gone, 1: "rows.csv: is empty."}, 2)) == "rows.csv: is empty."
+    assert str(cluster._ended(Exception("Traceback\nno room"), {}, 2)) == "no room."
 
 
 def test_more_processes_than_the_cluster_has_cores_are_refused_at_once(rows, capsys):
@@ -96,9 +96,19 @@ def test_more_processes_than_the_cluster_has_cores_are_refused_at_once(rows, cap
 def test_the_workers_of_a_search_share_a_study_and_no_trial_is_lost_or_done_twice(rows, capsys):
     space, study = rows.with_name("space.yml"), rows.with_name("study.log")
     space.write_text("search_space:\n  learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}\n"
-                     "search_strategy: {type: random, num_trials: 8, pruning: none}\n")
-    assert cli.main(["search", *launch.words({"source": rows, "model": "tiny", "space": space, "study": study}),
-                     "--workers", "2", "--ray"]) == cli.OK
+                     "search_strategy: {type: random, num_trials: 3, pruning: none}\n")
+    command = ["search", *launch.words({"source": rows, "model": "tiny", "space": space, "study": study})]
+    with cluster.beside(command, 1):  # the caller leaves it all to the worker on the cluster
+        pass
+    there = search.trials_in(str(study))
+    assert len(there) == 3 and os.getpid() not in {t.worker for t in there}
+    assert cli.main([*command, "--trials", "5", "--workers", "2", "--ray"]) == cli.OK
     trials = search.trials_in(str(study))
-    assert sorted(t.number for t in trials) == list(range(8)) and {t.state for t in trials} == {"done"}
-    assert len({t.worker for t in trials}) == 2
+    assert sorted(t.number for t in trials) == list(range(5)) and {t.state for t in trials} == {"done"}
+    assert os.getpid() in {t.worker for t in trials}
+
+
+def test_a_worker_that_fails_on_the_cluster_is_told():
+    with pytest.raises(LabError, match="a worker failed: labkit: space.yml: there is no such file"), cluster.beside(
+            ["search", "no_such.csv", "--space", "space.yml"], 1):
+        pass

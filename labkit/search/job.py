@@ -91,10 +91,8 @@ def _others(number: int, ray: bool, source, space, options: dict) -> Iterator[No
     """More processes of the same command, each a worker, here or on a Ray cluster; they are waited for at the end."""
     command = ["search", *launch.words({"source": source, "space": space, **options})]
     if ray:
-        with cluster.connected(number + 1) as connection:
-            begun = cluster.run([command] * number, connection)
+        with cluster.beside(command, number):
             yield
-            connection.get(begun)
         return
     begun = [subprocess.Popen([sys.executable, "-m", "labkit.cli", *command], stdout=subprocess.DEVNULL)
              for _ in range(number)]
