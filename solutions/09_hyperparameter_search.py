@@ -84,13 +84,13 @@ import random
 
 import optuna
 
-from labkit.scratch.search import log_uniform as by_hand
+from labkit.scratch.search import log_uniform as drawn_by_hand
 from labkit.tables import table
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 asked, dice = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), random.Random(0)
 draws = {"evenly": [dice.uniform(1e-6, 1e-3) for _ in range(1000)],
-         "by hand, by factors": [by_hand(dice.random(), 1e-6, 1e-3) for _ in range(1000)],
+         "by hand, by factors": [drawn_by_hand(dice.random(), 1e-6, 1e-3) for _ in range(1000)],
          "optuna, log=True": [asked.ask().suggest_float("rate", 1e-6, 1e-3, log=True) for _ in range(1000)]}
 table(*({"": name, **{f"{10**e:.0e} to {10**(e + 1):.0e}": sum(10**e <= x < 10 ** (e + 1) for x in drawn)
                       for e in (-6, -5, -4)}} for name, drawn in draws.items()))
@@ -139,7 +139,7 @@ drawn.table()
 
 # %%
 print(f"{len(drawn.counted)} trials in {drawn.seconds:.0f} s by the clock, {drawn.busy / 2:.0f} s of two cores")
-print("MB after each:", *(f"{t.memory:.0f}" for t in drawn.trials))
+print("MB after each:", *(f"{t.memory:.0f}" for t in drawn.counted))
 
 # %% [markdown]
 # One panel a setting, a dot a trial; a cross is a trial that a tripwire stopped because its loss broke. Look for a
@@ -157,8 +157,8 @@ plots.show(figures.slices(drawn), alt=f"Validation accuracy of {len(drawn.counte
 # %%
 from labkit.tables import table
 
-sides = {"1e-6 to 1e-3": [t for t in drawn.trials if t.params["learning_rate"] <= 1e-3],
-         "above": [t for t in drawn.trials if t.params["learning_rate"] > 1e-3]}
+sides = {"1e-6 to 1e-3": [t for t in drawn.counted if t.params["learning_rate"] <= 1e-3],
+         "above": [t for t in drawn.counted if t.params["learning_rate"] > 1e-3]}
 table(*({"learning rate": side, "trials": len(part), "mean accuracy": f"{sum(t.value for t in part) / len(part):.1%}",
          "best": f"{max(t.value for t in part):.1%}"} for side, part in sides.items() if part))
 
@@ -241,16 +241,16 @@ check("should_stop", should_stop)
 
 # %%
 from labkit import runs, search
-from labkit.scratch.search import should_stop as by_hand
+from labkit.scratch.search import should_stop as stops_by_hand
 from labkit.search.trials import LOOKS
 from labkit.tables import table
 
 drawn = search.study("tone", search.usual_space(1e-6), trials=12, strategy="random", pruning="none",
                      file=runs("lab09") / "random.log")  # there already, or run now
-trials = drawn.trials
+trials = drawn.counted
 winner, ended, stopped = max(trials, key=lambda t: t.value).number, [], {}
 for t in trials:
-    behind = [n for n in (1, 2) if by_hand({k: v for k, v in t.looks.items() if k <= n}, ended)]
+    behind = [n for n in (1, 2) if stops_by_hand({k: v for k, v in t.looks.items() if k <= n}, ended)]
     stopped |= {t.number: behind[0]} if behind else {}
     ended += [] if behind else [t.looks]
 rules = {"median, by hand": stopped, "median, optuna": search.replay(trials, "median"),
@@ -294,15 +294,15 @@ check("tpe_pick", tpe_pick)
 import math
 
 from labkit import plots, runs, search
-from labkit.scratch.search import density, tpe_pick as by_hand
+from labkit.scratch.search import density, tpe_pick as pick_by_hand
 
 drawn = search.study("tone", search.usual_space(1e-6), trials=12, strategy="random", pruning="none",
                      file=runs("lab09") / "random.log")
-trials = sorted(drawn.trials, key=lambda t: -t.value)
+trials = sorted(drawn.counted, key=lambda t: -t.value)
 rates = [math.log10(t.params["learning_rate"]) for t in trials]
 good, bad, top = rates[:4], rates[4:], math.log10(drawn.space["learning_rate"].high)
 grid = [-6 + 0.05 * i for i in range(int((top + 6) / 0.05) + 1)]  # from 1e-6 to the upper end
-pick = by_hand(grid, good, bad, 0.4)
+pick = pick_by_hand(grid, good, bad, 0.4)
 figure, axes = plots.new(f"TPE would try {10**pick:.0e} next", "learning rate (log10)", "density (per factor of ten)")
 for name, part, colour in (("l: the best four", good, "blue"), ("g: the others", bad, "grey")):
     axes.plot(grid, [density(x, part, 0.4) for x in grid], color=plots.COLOURS[colour], label=name)
@@ -351,10 +351,10 @@ from statistics import median
 from labkit import measured
 from labkit.tables import table
 
-default = found.trials[0]
+default = found.counted[0]
 print(f"{len(found.counted)} trials in {found.seconds:.0f} s by the clock, {found.busy / 2:.0f} s of two cores; "
       f"two cores in 90 s or less: {found.busy / 2 <= 90}")
-early, late = (median(t.memory for t in part) for part in (found.trials[:5], found.trials[-5:]))
+early, late = (median(t.memory for t in part) for part in (found.counted[:5], found.counted[-5:]))
 print(f"memory after one of the first five trials {early:.0f} MB, of the last five {late:.0f} MB (medians); "
       f"grown by less than 5 %: {late < 1.05 * early}")
 print(f"the best beats the default on validation: {found.best.value > default.value}; "
@@ -451,11 +451,12 @@ import time
 
 import psutil
 
-from labkit import search
+from labkit import LabError, search
 
 workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
 while not (busy := [t for t in search.trials_in(file) if t.state == "running" and t.worker]):
-    assert any(worker.poll() is None for worker in workers), "both workers ended before a trial began"
+    if all(worker.poll() is not None for worker in workers):
+        raise LabError("both workers ended before a trial began", todo="Run the cell above, which begins a new study")
     time.sleep(0.1)
 psutil.Process(busy[0].worker).kill()
 for worker in workers:
@@ -539,10 +540,10 @@ check("luck", luck)
 # The best five trials beside the five seeds. Which of those five settings would you still call better than another?
 
 # %%
-from labkit.scratch.search import luck as by_hand
+from labkit.scratch.search import luck as by_luck
 
-measured.note("09_hyperparameter_search", luck_points=round(100 * by_hand(again), 1))
-plots.show(figures.seeds(found, again), alt=f"Five seeds of one setting differ by luck: {100 * by_hand(again):.1f} "
+measured.note("09_hyperparameter_search", luck_points=round(100 * by_luck(again), 1))
+plots.show(figures.seeds(found, again), alt=f"Five seeds of one setting differ by luck: {100 * by_luck(again):.1f} "
            "points between two runs are within it; the best five trials lie beside them")
 
 # %% [markdown]
@@ -556,7 +557,7 @@ from statistics import mean
 
 from labkit.tables import table
 
-spread, dice = by_hand(again) / (2 * 2**0.5), random.Random(0)
+spread, dice = by_luck(again) / (2 * 2**0.5), random.Random(0)
 lead = {n: mean(max(dice.gauss(0, spread) for _ in range(n)) for _ in range(2000)) for n in (2, 5, 20, 100)}
 table(*({"equally good trials": n, "the best looks better by (points)": f"{100 * value:.1f}"}
         for n, value in lead.items()))
@@ -574,7 +575,7 @@ space = search.usual_space()
 found = search.study("tone", space, trials=20, strategy="tpe", pruning="median", first=[search.defaults(space)],
                      file=runs("lab09") / "tpe.log")
 train, rows, tuned = data.ticket_task("tone").train, current().steps * current().batch_size // 4, {}
-for name, trial in (("the default", found.trials[0]), ("the best", found.best)):
+for name, trial in (("the default", found.counted[0]), ("the best", found.best)):
     steps = rows // trial.setting["batch_size"]
     tuned[name] = finetune(train, steps=steps, out=runs(f"lab09-{name[4:]}"), reuse=True, **trial.setting)
 

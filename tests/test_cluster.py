@@ -56,7 +56,7 @@ def test_a_training_over_two_nodes_has_the_loss_of_one_process_and_one_voice(row
 def test_a_process_that_is_killed_ends_the_run_with_a_sentence_and_one_process_goes_on(rows):
     folder = rows.with_name("killed")
 
-    def job(**options):  # inside, so that it travels to the nodes by value
+    def job(**options):  # inside, so that it travels to the nodes by value; on Windows this module is skipped
         import os
         import signal
         import threading
