@@ -18,16 +18,16 @@ def test_every_check_of_the_solved_notebook_passed(outputs):
 
 
 def test_twenty_trials_take_at_most_90_seconds(outputs):
-    text = the_output_of(outputs, "default = found.trials[0]")
+    text = the_output_of(outputs, "default = found.counted[0]")
     assert "20 trials in " in text and "two cores in 90 s or less: True" in text, text
 
 
 def test_memory_stays_flat_over_twenty_trials(outputs):
-    assert "less than 5 %: True" in the_output_of(outputs, "default = found.trials[0]")
+    assert "less than 5 %: True" in the_output_of(outputs, "default = found.counted[0]")
 
 
 def test_the_best_beats_the_default_on_validation(outputs):
-    text = the_output_of(outputs, "default = found.trials[0]")
+    text = the_output_of(outputs, "default = found.counted[0]")
     assert "the best beats the default on validation: True" in text, text
 
 
