@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ END = ("end", "")
 
 
 def import_ray():
-    """Ray, told to send no usage statistics and to keep its notes to itself.
+    """Ray, told to send no usage statistics.
 
     Raises:
         LabError: it is not installed.
@@ -57,7 +57,7 @@ def connected(processes: int) -> Iterator[Any]:
                            todo="Start it with `ray start --head`, or unset RAY_ADDRESS for one of this machine"
                            ) from error
     try:
-        what = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+        what = _device(ray)
         if (has := int(ray.cluster_resources().get(what, 0))) < processes:
             raise LabError(f"{processes} processes, and the cluster has {has} {what}s", where=_address(),
                            expected=f"at most {has}", todo="Add a machine with `ray start`, or take fewer processes")
@@ -67,10 +67,14 @@ def connected(processes: int) -> Iterator[Any]:
             ray.shutdown()
 
 
+def _device(ray: Any) -> str:
+    """What each process gets one of: a GPU where the cluster has any, else a CPU."""
+    return "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+
+
 def _environment() -> dict[str, dict[str, str]]:
     """What the processes on the cluster find in their environment beside that of their machine."""
     return {"env_vars": {"PYTHONPATH": profiles.python_path(), "LABKIT_PROFILE": profiles.current().name,
-                         "TOKENIZERS_PARALLELISM": "false",
                          "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}  # Ray's print forgets the file that it was given
 
 
@@ -98,7 +102,7 @@ def train(job: Callable[..., Any], options: dict[str, Any], processes: int, show
         from ray.train.v2.api.exceptions import TrainingFailedError
         from ray.util.queue import Queue
 
-        gpu = bool(ray.cluster_resources().get("GPU"))
+        gpu = _device(ray) == "GPU"
         said: Any = Queue()
         trainer = TorchTrainer(
             _process, train_loop_config={"job": job, "options": options, "shown": shown, "said": said,
@@ -109,14 +113,16 @@ def train(job: Callable[..., Any], options: dict[str, Any], processes: int, show
         sentences: dict[int, str] = {}
         listener = threading.Thread(target=_listen, args=(said, sentences), daemon=True)
         listener.start()
+        failed = None
         try:
             trainer.fit()
         except TrainingFailedError as error:
+            failed = error
+        finally:
             said.put(END)
             listener.join()
-            raise _ended(error, sentences, processes) from error
-        said.put(END)
-        listener.join()
+        if failed:
+            raise _ended(failed, sentences, processes) from failed
 
 
 def _listen(said: Any, sentences: dict[int, str]) -> None:
@@ -165,10 +171,7 @@ def _process(config: dict[str, Any]) -> None:
                 else (io.StringIO(), io.StringIO()))
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            if not Path(config["folder"]).is_dir():
-                raise LabError("this folder is not on every machine of the cluster", where=config["folder"],
-                               todo="Begin in a folder that all of them share")
-            os.chdir(config["folder"])
+            _go_to(config["folder"])
             if result := config["job"](**config["options"]):
                 config["shown"](result)
         except (LabError, KeyboardInterrupt) as error:
@@ -176,30 +179,39 @@ def _process(config: dict[str, Any]) -> None:
             raise RuntimeError(str(error)) from None
 
 
+def _go_to(folder: str) -> None:
+    if not Path(folder).is_dir():
+        raise LabError("this folder is not on every machine of the cluster", where=folder,
+                       todo="Begin in a folder that all of them share")
+    os.chdir(folder)
+
+
 @contextmanager
-def beside(command: Sequence[str], number: int) -> Iterator[None]:
-    """Run a labkit command so many times on the cluster, a CPU each, while the caller does the same here.
+def beside(job: Callable[..., Any], options: dict[str, Any], number: int) -> Iterator[None]:
+    """Call a job so many times on the cluster, a GPU or a CPU each, while the caller does the same here.
 
     Args:
-        command: the words behind `labkit`; it runs in this folder, which the machines share.
+        job: called in this folder, which the machines share; what it prints is lost.
+        options: its arguments.
         number: how many; with the caller's own they must find room on the cluster.
 
     Raises:
         LabError: there is no such cluster, or one of them failed; their sentence.
     """
     with connected(number + 1) as ray:
-        begin = ray.remote(num_cpus=1, runtime_env=_environment())(_command)
-        begun = [begin.remote(list(command), os.getcwd()) for _ in range(number)]
+        begin = ray.remote(**{f"num_{_device(ray).lower()}s": 1}, runtime_env=_environment())(_silently)
+        begun = [begin.remote(job, options, os.getcwd()) for _ in range(number)]
         yield
-        for code, said in ray.get(begun):
-            if code:
-                raise LabError(f"a worker failed: {said}", where=_address())
+        for said in filter(None, ray.get(begun)):
+            raise LabError(f"a worker failed: {said}", where=_address())
 
 
-def _command(words: list[str], folder: str) -> tuple[int, str]:
-    """Run labkit in a process of its own; its exit code, and the last line that it said."""
-    import subprocess
-
-    done = subprocess.run([sys.executable, "-m", "labkit", *words], cwd=folder, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, text=True, errors="replace")
-    return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
+def _silently(job: Callable[..., Any], options: dict[str, Any], folder: str) -> str:
+    """Call the job; its sentence where it failed, else nothing."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            _go_to(folder)
+            job(**options)
+        except LabError as error:
+            return str(error)
+    return ""

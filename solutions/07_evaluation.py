@@ -811,9 +811,9 @@ measured.note("07_evaluation", bag_of_words=evaluation.accuracy(router.truth, wo
 measured.beside("07_evaluation")
 
 # %% [markdown]
-# The larger model does not win by itself. SmolLM2's run in the record saw 640 letters, once each, and a bag of words
-# that counted all of the training letters is ahead of it by more than both intervals. Without that row, the other
-# figure would have looked like a fair beginning. Here one would ship the bag of words, or train far longer.
+# The larger model does not win by itself. SmolLM2's run in the record saw a part of the training letters, once each,
+# and the bag of words counted them all. Where their intervals do not touch: which of the two would you ship, or how
+# much longer would you train? Without the row of the bag of words, the other would have looked like a fair beginning.
 #
 # ## The same by command line
 # `labkit evaluate RUN --task intent` scores a run and keeps the scores beside it; `labkit gate NEW OLD --rules

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_bad_input import cases, write_csv
-from test_processes import NEAR, SETTINGS, losses
+from alone import NEAR, SETTINGS, few_rows, in_one_process, losses
 
 from labkit import cli, cluster, launch, search
 from labkit.errors import LabError
 from labkit.job import run_job
+from labkit.search.job import run_search
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Ray makes clusters of several nodes on Linux alone")
 
@@ -32,12 +32,12 @@ def two_nodes():
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("rows") / "rows.csv", cases(48))
+    return few_rows(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")
 def alone(rows) -> Path:
-    return run_job(rows, out=rows.with_name("alone"), progress=False, **SETTINGS).folder
+    return in_one_process(rows)
 
 
 def words(rows: Path, out: str, *more: str, **options) -> list[str]:
@@ -97,18 +97,19 @@ def test_the_workers_of_a_search_share_a_study_and_no_trial_is_lost_or_done_twic
     space, study = rows.with_name("space.yml"), rows.with_name("study.log")
     space.write_text("search_space:\n  learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}\n"
                      "search_strategy: {type: random, num_trials: 3, pruning: none}\n")
-    command = ["search", *launch.words({"source": rows, "model": "tiny", "space": space, "study": study})]
-    with cluster.beside(command, 1):  # the caller leaves it all to the worker on the cluster
+    options = {"source": rows, "model": "tiny", "space": space, "study": str(study)}
+    with cluster.beside(run_search, options, 1):  # the caller leaves it all to the worker on the cluster
         pass
     there = search.trials_in(str(study))
     assert len(there) == 3 and os.getpid() not in {t.worker for t in there}
-    assert cli.main([*command, "--trials", "5", "--workers", "2", "--ray"]) == cli.OK
+    assert cli.main(["search", *launch.words(options), "--trials", "5", "--workers", "2", "--ray"]) == cli.OK
     trials = search.trials_in(str(study))
     assert sorted(t.number for t in trials) == list(range(5)) and {t.state for t in trials} == {"done"}
     assert os.getpid() in {t.worker for t in trials}
 
 
 def test_a_worker_that_fails_on_the_cluster_is_told():
-    with pytest.raises(LabError, match="a worker failed: labkit: space.yml: there is no such file"), cluster.beside(
-            ["search", "no_such.csv", "--space", "space.yml"], 1):
-        pass
+    options = {"source": "no_such.csv", "space": "space.yml"}
+    with pytest.raises(LabError, match="a worker failed: space.yml: there is no such file"):
+        with cluster.beside(run_search, options, 1):
+            pass

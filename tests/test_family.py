@@ -41,6 +41,12 @@ def test_it_learns_without_moving_the_base_and_comes_back_from_disk_as_it_was(ki
                                    rtol=0)
 
 
+def test_a_model_that_is_frozen_whole_is_refused_before_it_is_trained(letters):
+    base, tokenizer = models.load("tiny")
+    with pytest.raises(LabError, match="every parameter of this model is frozen"):
+        relatives.train(base.requires_grad_(False), tokenizer, letters, steps=1, batch_size=8, learning_rate=1e-3)
+
+
 def test_labels_are_picked_alike_by_their_first_token_and_whole():
     from labkit import evaluation
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
@@ -202,3 +204,21 @@ def test_a_row_written_by_hand_is_the_row_of_the_library():
     few = clinic.rows_of(8)
     ours, theirs = clinic.rows_by(watching.to_row, few), encode(few, models.load()[1])
     assert ours["input_ids"][:] == theirs["input_ids"][:] and ours["labels"][:] == theirs["labels"][:]
+
+
+REST = """
+from IPython.core.interactiveshell import InteractiveShell
+from labkit.monitoring import say_of_the_rest
+shell = InteractiveShell.instance(colors="NoColor")
+say = "say_of_the_rest('It needs the whole run.'); "
+for cell in (say + "[][1]", say, "[][2]"):
+    shell.run_cell("from labkit.monitoring import say_of_the_rest; " + cell)
+    print("-- next")
+"""
+
+
+def test_the_rest_of_a_cell_fails_in_a_sentence_and_the_next_cell_as_ever():
+    done = subprocess.run([sys.executable, "-c", REST], capture_output=True, text=True, check=True)
+    first, second, third = done.stdout.split("-- next")[:3]
+    assert first.strip() == "It needs the whole run. IndexError: list index out of range"
+    assert not second.strip() and "Traceback" in third and "whole run" not in third

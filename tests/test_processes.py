@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_bad_input import cases, write_csv
+from alone import NEAR, SETTINGS, few_rows, in_one_process, losses
 
 from labkit import cli, launch, processes
 from labkit.errors import LabError
@@ -21,24 +21,15 @@ from labkit.job import run_job
 from labkit.profiles import COURSE
 from labkit.training import Run
 
-# In bfloat16 the order of a sum would show at once; in float32 roundings grow with the learning rate.
-SETTINGS = {"model": "tiny", "steps": 45, "batch_size": 5, "learning_rate": 5e-4, "fp32": True}
-NEAR = 1e-4
-
-
-def losses(folder: Path) -> list[float]:
-    return [point["loss"] for point in Run.read(folder).curve]
-
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("rows") / "rows.csv", cases(48))
+    return few_rows(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")
 def alone(rows) -> Path:
-    """The job in one process."""
-    return run_job(rows, out=rows.with_name("alone"), progress=False, **SETTINGS).folder
+    return in_one_process(rows)
 
 
 def command(rows: Path, out: str, *more: str) -> list[str]:

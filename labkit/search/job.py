@@ -65,8 +65,8 @@ def run_search(
     made = begin(found, plan.space, trials=0, **setting)  # made, or refused, before others are started
     if open_test:
         made.refuse_if_opened()
-    with _others(workers - 1, ray, source, space, {**options, "study": study, "name": name, "trials": wanted,
-                                                   "rows": rows}):
+    shared = {"source": source, "space": space, **options, "study": study, "name": name, "trials": wanted, "rows": rows}
+    with cluster.beside(run_search, shared, workers - 1) if ray else _others(shared, workers - 1):
         made.work(wanted, lambda t: teller.say(line(t, wanted)))
     print(made.table(SHOWN))
     best = made.best
@@ -87,15 +87,10 @@ def run_search(
 
 
 @contextmanager
-def _others(number: int, ray: bool, source, space, options: dict) -> Iterator[None]:
-    """More processes of the same command, each a worker, here or on a Ray cluster; they are waited for at the end."""
-    command = ["search", *launch.words({"source": source, "space": space, **options})]
-    if ray:
-        with cluster.beside(command, number):
-            yield
-        return
-    begun = [subprocess.Popen([sys.executable, "-m", "labkit.cli", *command], stdout=subprocess.DEVNULL)
-             for _ in range(number)]
+def _others(options: dict, number: int) -> Iterator[None]:
+    """More processes of the same command on this machine, each a worker; they are waited for at the end."""
+    command = [sys.executable, "-m", "labkit.cli", "search", *launch.words(options)]
+    begun = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
     try:
         yield
     finally:
