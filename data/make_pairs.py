@@ -14,6 +14,7 @@ from pathlib import Path
 DATA = Path(__file__).resolve().parent
 SEED = 20261128
 PAIRS = {"train": 600, "validation": 24, "test": 80}  # of each y; the test families have hardly more that mean the same
+MORE = 1200  # further ones of each y for training, drawn after all others
 HARD = ("tone and product", "team")  # what else a hard negative shares; two of three negatives are hard
 KINDS = ("same", *HARD, "nothing")
 
@@ -58,9 +59,13 @@ def pair(kind: str, one: dict, other: dict) -> dict:
     }
 
 
-def draw(tickets: list[dict], each: int, rng: random.Random) -> list[dict]:
-    """`each` pairs that mean the same and as many that do not; no pair of families comes twice."""
-    rows, met, teams = [], set(), {}
+def families_of(row: dict) -> frozenset[str]:
+    return frozenset((row["family_a"], row["family_b"]))
+
+
+def draw(tickets: list[dict], each: int, rng: random.Random, before: list[dict] = ()) -> list[dict]:
+    """`each` pairs that mean the same and as many that do not; no pair of families comes twice, or was there `before`."""
+    rows, met, teams = [], {families_of(row) for row in before}, {}
     for ticket in tickets:
         teams.setdefault(ticket["intent"], []).append(ticket)
     wanted = ["same"] * each + [(*HARD, "nothing")[n % 3] for n in range(each)]
@@ -72,9 +77,8 @@ def draw(tickets: list[dict], each: int, rng: random.Random) -> list[dict]:
             found = [t for t in near if shares(kind, one, t) and frozenset((one["family"], t["family"])) not in met]
             if found:
                 break
-        other = rng.choice(found)
-        met.add(frozenset((one["family"], other["family"])))
-        rows.append(pair(kind, one, other))
+        rows.append(pair(kind, one, rng.choice(found)))
+        met.add(families_of(rows[-1]))
     rng.shuffle(rows)
     return rows
 
@@ -82,7 +86,10 @@ def draw(tickets: list[dict], each: int, rng: random.Random) -> list[dict]:
 def make(seed: int = SEED) -> dict[str, list[dict]]:
     """The three splits as lists of pairs."""
     rng = random.Random(seed)
-    return {split: draw(read(DATA / "tickets" / f"{split}.jsonl"), each, rng) for split, each in PAIRS.items()}
+    tickets = {split: read(DATA / "tickets" / f"{split}.jsonl") for split in PAIRS}
+    splits = {split: draw(tickets[split], each, rng) for split, each in PAIRS.items()}
+    splits["train"] += draw(tickets["train"], MORE, rng, splits["train"])
+    return splits
 
 
 def card(splits: dict[str, list[dict]]) -> str:

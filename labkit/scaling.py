@@ -269,6 +269,8 @@ def loading(workers: Sequence[int] = (0, 1, 2, 4), *, compute: float = 0.03, row
 
 def draw_roofs(roofs: Sequence[Roof], title: str) -> Figure:
     """Measured speed of products over the tokens in a batch, as dots, and the roofline as a line, for each dtype."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure, axes = plots.new(title, "tokens in the batch (rows of x)", "speed (GFLOP/s)")
     for item, (colour, mark) in zip(roofs, (("blue", "o"), ("orange", "s")), strict=False):
         rows = [m for m, _ in item.points]
@@ -278,6 +280,9 @@ def draw_roofs(roofs: Sequence[Roof], title: str) -> Figure:
                   label=f"{item.dtype}, measured")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     every = [m for m, _ in max(roofs, key=lambda item: len(item.points)).points]
     axes.set_xticks(every, [str(m) for m in every])
     axes.legend(frameon=False, fontsize=9)

@@ -308,7 +308,7 @@ for name, part, colour in (("l: the best four", good, "blue"), ("g: the others",
     axes.plot(grid, [density(x, part, 0.4) for x in grid], color=plots.COLOURS[colour], label=name)
     axes.plot(part, [0] * len(part), "|", color=plots.COLOURS[colour], markersize=12)
 axes.axvline(pick, color=plots.COLOURS["orange"], linestyle="--", label="largest l / g")
-axes.legend(frameon=False)
+figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 plots.show(figure, alt=f"Densities of good and other rates; the largest ratio lies at {10**pick:.0e}")
 
 # %% [markdown]

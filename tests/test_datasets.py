@@ -77,7 +77,7 @@ def test_pairs_share_no_family_between_their_splits_and_are_small():
            for s in ("train", "validation", "test")}
     assert met["train"].isdisjoint(met["test"] | met["validation"]) and met["test"].isdisjoint(met["validation"])
     assert sum(file.stat().st_size for file in (HOME / "pairs").iterdir()) < 1_000_000
-    assert data.read("pairs/train").num_rows == 1200
+    assert data.read("pairs/train").num_rows == 3600
 
 
 def test_hard_negatives_share_what_they_say_they_share():
