@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TOLD = ("prompt", "completion", "text", "label", "family", "id", "line")  # columns that say what a row is
 WARMUP = 0.05  # share of the steps in which the learning rate rises
+POOL = 50  # batches among whose rows like lengths are looked for; more would make the batches more alike
 
 
 def make_trainer(
@@ -93,6 +94,8 @@ def make_trainer(
     arguments = TrainingArguments(**wanted | (more or {}))
     processes.one_card(arguments)
     processes.let_split(arguments)
+    batch = settings["batch_size"] * arguments.gradient_accumulation_steps
+    order = LengthGroups(lengths(rows), batch, settings["seed"]) if settings["group_by_length"] else None
     keep = [name for name in rows.column_names if name in COLUMNS or (loss and name not in TOLD)]
     loss = loss or sparse_loss
 
@@ -104,6 +107,9 @@ def make_trainer(
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
                 value = value * self.accelerator.num_processes  # gradients are averaged over processes, not summed
             return (value, {"loss": value}) if return_outputs else value
+
+        def _get_train_sampler(self, train_dataset=None):
+            return order or super()._get_train_sampler(train_dataset)
 
         def get_train_dataloader(self):
             return processes.shared(super().get_train_dataloader())
@@ -148,6 +154,45 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, stop
+
+
+class LengthGroups:
+    """The order of rows in which those of a batch are about equally long, so that little is padded.
+
+    Each epoch draws it anew from seed and epoch: pools of 50 batches at random, each pool sorted and cut into batches,
+    the batches shuffled. A short last batch stays the last.
+
+    Args:
+        lengths: tokens, by row. batch: rows of one optimizer step, over all processes and accumulation.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int):
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        import torch
+
+        dice, size = torch.Generator().manual_seed(self.seed + self.epoch), self.batch * POOL
+        rows = torch.randperm(len(self), generator=dice).tolist()
+        pools = (sorted(rows[i : i + size], key=lambda row: -self.lengths[row]) for i in range(0, len(rows), size))
+        rows = [row for pool in pools for row in pool]
+        whole = len(rows) // self.batch
+        for i in torch.randperm(whole, generator=dice).tolist():
+            yield from rows[i * self.batch : (i + 1) * self.batch]
+        yield from rows[whole * self.batch :]
+
+
+def lengths(rows: Dataset) -> list[int]:
+    """Tokens of each encoded row."""
+    from pyarrow import compute
+
+    return compute.list_value_length(rows.with_format("arrow")[:]["input_ids"]).to_pylist()
 
 
 def sparse_loss(model: PreTrainedModel, batch: dict, items: int | None = None):

@@ -309,7 +309,8 @@ rows = encode(clinic.rows_of(200), tokenizer)
 
 
 def timed(name, **how):
-    run = finetune(rows, steps=8, batch_size=8, guard=False, out=runs("lab08-slow"), **{"bf16": False} | how)
+    how = {"bf16": False, "group_by_length": False} | how
+    run = finetune(rows, steps=8, batch_size=8, guard=False, out=runs("lab08-slow"), **how)
     times.append({"": name, "s a step": run.meter["seconds_a_step"], "real tokens/s": run.meter["tokens_per_second"],
                   "waiting": f"{run.meter['waiting']:.0%}", "padding": f"{run.meter['padding']:.0%}"})
     return run
@@ -348,20 +349,20 @@ def mend_batches(lengths, size):
 check("mend_batches", mend_batches)
 
 # %% [markdown]
-# *Third mend:* such batches. The Trainer makes them itself, with some shuffling: `group_by_length`. *Fourth mend:*
-# 16-bit numbers, where the machine multiplies them faster; where it does not, they would be slower, and the cell leaves
-# them out and says so. *Fifth mend:* less work between the products. In 16 bits PyTorch's attention for CPUs is slow
-# backwards, and a LoRA layer goes over its answer anew for the scale, for the sum and for each change of type.
-# `labkit.kernels` does both in fewer passes; `finetune` uses it in 16 bits, unless it is told `kernels=False`.
-# **Predict** which of the three brings most.
+# *Third mend:* such batches. `finetune` makes them by default, with some shuffling (`group_by_length`, switched off so
+# far); the Trainer can too. *Fourth mend:* 16-bit numbers, where the machine multiplies them faster; where it does not,
+# they would be slower, and the cell leaves them out and says so. *Fifth mend:* less work between the products. In 16
+# bits PyTorch's attention for CPUs is slow backwards, and a LoRA layer goes over its answer anew for the scale, for the
+# sum and for each change of type. `labkit.kernels` does both in fewer passes; `finetune` uses it in 16 bits, unless it
+# is told `kernels=False`. **Predict** which of the three brings most.
 
 # %%
 from labkit import measured, profiles
 
-timed("rows of like length together", arguments={"train_sampling_strategy": "group_by_length"})
+timed("rows of like length together", group_by_length=True)
 if profiles.bf16():
     for name, on in {"and in bfloat16": False, "and in fewer passes": True}.items():
-        timed(name, bf16=True, kernels=on, arguments={"train_sampling_strategy": "group_by_length"})
+        timed(name, bf16=True, kernels=on, group_by_length=True)
 else:
     print("this machine has no bfloat16 instructions, so mixed precision is left out here")
 measured.note("08_watching", slow_tokens_per_second=times[0]["real tokens/s"],

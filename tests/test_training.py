@@ -212,6 +212,37 @@ def test_the_loss_is_divided_by_the_tokens_that_count_in_the_whole_step(examples
     assert half.item() == pytest.approx(mean.item() / 2, rel=1e-6)
 
 
+def test_rows_of_like_length_share_a_batch_each_row_once_and_every_epoch_in_another_order():
+    tokens = [5 + 7 * n % 101 for n in range(1003)]  # 1003 rows: the last batch is short
+    order = trainer.LengthGroups(tokens, 8, seed=3)
+
+    def padded(rows):
+        return sum(len(part) * max(tokens[i] for i in part) for part in (rows[i:i + 8] for i in range(0, 1003, 8)))
+
+    rows = list(order)
+    assert sorted(rows) == list(range(1003)) and list(order) == rows  # until the epoch is another one
+    assert padded(rows) < 1.1 * sum(tokens) < 1.5 * sum(tokens) < padded(range(1003))
+    widths = [max(tokens[i] for i in rows[n:n + 8]) for n in range(0, 1000, 8)]
+    assert widths != sorted(widths) and widths != sorted(widths, reverse=True)  # long and short ones mixed
+    order.set_epoch(1)
+    assert sorted(order) == sorted(rows) and list(order) != rows
+    assert list(trainer.LengthGroups(tokens, 8, seed=4)) == list(order)  # as the order of single rows: seed + epoch
+
+
+def test_a_training_takes_them_so_unless_told_otherwise_and_accumulation_takes_the_same(examples, tmp_path):
+    tokenizer = models.tokenizer("tiny")
+    found = {}
+    for name, how in {"whole": {}, "in parts": {"arguments": {"gradient_accumulation_steps": 2}, "batch_size": 1},
+                      "as they come": {"group_by_length": False}}.items():
+        found[name] = finetune(examples, out=tmp_path / name, **QUICK | {"steps": 2} | how)
+    assert found["whole"].curve[0]["loss"] == pytest.approx(found["in parts"].curve[0]["loss"], abs=1e-5)
+    assert found["whole"].curve[0]["loss"] != pytest.approx(found["as they come"].curve[0]["loss"], abs=1e-3)
+    kept = {name: run.settings["group_by_length"] for name, run in found.items()}
+    assert kept == {"whole": True, "in parts": True, "as they come": False}
+    mine = finetune(examples, collator=partial(collate, pad_id=pad_id(tokenizer)), out=tmp_path / "mine", **QUICK)
+    assert not mine.settings["group_by_length"]
+
+
 def test_bf16_computes_with_fewer_digits_and_answers_from_disk_as_in_memory(run, examples, tmp_path):
     short = finetune(examples, out=tmp_path, **QUICK | {"bf16": True})
     assert weights(short) != weights(run)

@@ -258,7 +258,7 @@ def switched(lesson: Lesson, watch: Watch, levers: Collection[str] | None) -> tu
     """Rows and settings for finetune with these levers on and all others off; None leaves it as it is."""
     rows, packed = lesson.rows, levers is not None and "packs" in levers
     collator = watch.collator(partial(collate_packed if packed else collate, pad_id=pad_id(lesson.tokenizer)))
-    settings: dict[str, Any] = {"batch_size": lesson.batch_size, "collator": collator}
+    settings: dict[str, Any] = {"batch_size": lesson.batch_size, "collator": collator, "group_by_length": True}
     if levers is None:
         return rows, settings
     if unknown := sorted(set(levers) - set(LEVERS)):
@@ -267,8 +267,7 @@ def switched(lesson: Lesson, watch: Watch, levers: Collection[str] | None) -> tu
     settings["bf16"] = "bf16" in levers or settings["kernels"]  # which are for bf16 alone
     if "logits where labels count" not in levers:
         settings["loss"] = all_logits
-    if "length groups" in levers:
-        settings["arguments"] = {"train_sampling_strategy": "group_by_length"}
+    settings["group_by_length"] = "length groups" in levers and not packed
     if packed:
         rows, settings["batch_size"] = lesson.once("packs", partial(our_packs, lesson))
     return rows, settings
