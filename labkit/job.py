@@ -275,8 +275,9 @@ def _trained(folder: Path, before: dict | None, asked: dict, learn, validation, 
     with teller.training(asked["steps"]) as callback:
         return training.finetune(
             learn, watched, evaluate_every=max(1, asked["steps"] // 4), out=folder, resume=before is not None,
-            callbacks=[callback], bf16=False if asked.get("fp32") else None, **{name: asked[name] for name in (
-                "model", "steps", "learning_rate", "rank", "batch_size", "max_length", "seed")})
+            callbacks=[callback], bf16=False if asked.get("fp32") else None, group_by_length=True,
+            **{name: asked[name] for name in ("model", "steps", "learning_rate", "rank", "batch_size", "max_length",
+                                              "seed")})
 
 
 def _baselines(intake: Intake, learn: Dataset, unused: Dataset, tested: Dataset) -> dict[str, list[str]]:

@@ -273,8 +273,7 @@ print(f"mean loss of the first three batches {sum(losses[:3]) / 3:.2f}, of the l
 # %% [markdown]
 # ### The same loop from the library
 # `finetune` makes a `transformers.Trainer` with the same settings. Two dozen lines become one call, and the same seed
-# must give the same curve. The collator notes which rows the Trainer takes. (With a collator of yours rows come in the
-# Trainer's order; without one, `finetune` puts rows of like length into a batch: lab 08.)
+# must give the same curve. The collator notes which rows the Trainer takes.
 
 # %%
 from labkit import finetune, runs

@@ -219,7 +219,8 @@ table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
 # (tiny-base's card tells of a habit from its reading: it often says *neutral*, whatever the letter says.)
 #
 # ### A twentieth of the parameters, or less
-# **Predict** once more: what will the same rows and a LoRA adapter reach?
+# `finetune` does it, with `group_by_length` so that letters of like length share a batch and little of it is padding
+# (lab 08). **Predict** once more: what will the same rows and a LoRA adapter reach?
 
 # %%
 prediction = ...  # a share between 0 and 1
@@ -227,7 +228,7 @@ prediction = ...  # a share between 0 and 1
 # %%
 from labkit import finetune, measured, runs
 
-run = finetune(task.train, rank=8, out=runs("lab03"))
+run = finetune(task.train, rank=8, group_by_length=True, out=runs("lab03"))
 tuned_says = evaluation.classify(run.model, run.tokenizer, held["prompt"], task.labels)
 scores["LoRA"] = evaluation.accuracy(held["label"], tuned_says, families)
 table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
@@ -283,7 +284,7 @@ for i in wrong[:1]:
 from labkit import adapters, check, data, evaluation, finetune, runs
 
 task = data.ticket_task("tone")
-run = finetune(task.train, rank=8, out=runs("lab03"), reuse=True)  # the one from above, or trained now
+run = finetune(task.train, rank=8, group_by_length=True, out=runs("lab03"), reuse=True)  # from above, or now
 
 
 def merged_weight(W, A, B, alpha):
@@ -338,7 +339,7 @@ check("effective_rank", effective_rank)
 # **Predict** a typical value for the adapter that you trained, whose r is 8. Each module counts once:
 
 # %%
-run = finetune(data.ticket_task("tone").train, rank=8, out=runs("lab03"), reuse=True)
+run = finetune(data.ticket_task("tone").train, rank=8, group_by_length=True, out=runs("lab03"), reuse=True)
 learnt = adapters.matrices(run.model)
 used = [lora.effective_rank(A, B) for A, B in learnt.values()]
 figure, axes = plots.new("How many directions the adapter uses",
@@ -506,7 +507,7 @@ check("silent_modules", silent_modules)
 # %%
 from labkit.tables import table
 
-run = finetune(task.train, rank=8, out=runs("lab03"), reuse=True)
+run = finetune(task.train, rank=8, group_by_length=True, out=runs("lab03"), reuse=True)
 table(*({"tripwire": f.guard, "saw": f.saw} for f in run.findings))
 
 # %% [markdown]

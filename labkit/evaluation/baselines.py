@@ -23,7 +23,7 @@ def bag_of_words(train_texts: Sequence[str], train_labels: Sequence[str], texts:
     from sklearn.pipeline import make_pipeline
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000, solver="newton-cg"))
+    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
     return model.fit(list(train_texts), list(train_labels)).predict(list(texts)).tolist()
 
 

@@ -77,7 +77,7 @@ def run_search(
     if not open_test:
         print("No test row was looked at. --open-test does it, once.")
         return made
-    runs = {label: training.finetune(found.train, model=model, seed=seed,
+    runs = {label: training.finetune(found.train, model=model, seed=seed, group_by_length=True,
                                      out=Path("runs") / f"search-{label.replace(' ', '-')}", **chosen)
             for label, chosen in (("the profile", setting_of(usual)), ("the best", best.setting))}
     seen = made.open_test(runs)

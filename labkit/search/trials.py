@@ -67,7 +67,7 @@ def trial(train: Dataset, held: Dataset, labels: Sequence[str], *, steps: int, *
         setting: what `finetune` takes: rank, alpha, method, learning_rate, targets ...
     """
     with tempfile.TemporaryDirectory() as folder:
-        run = finetune(train, steps=steps, out=folder, guard=False, **setting)
+        run = finetune(train, steps=steps, out=folder, guard=False, group_by_length=True, **setting)
         if not run.finished:  # a half trained adapter is no trial
             raise KeyboardInterrupt
         model, tokenizer = run.loaded
@@ -217,7 +217,7 @@ class Bench:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 run = finetune(rows, model=self.loaded, steps=steps, seed=seed, out=folder,
-                               guard=False, callbacks=[_looks(steps, looked)],
+                               guard=False, group_by_length=True, callbacks=[_looks(steps, looked)],
                                **{"rank": self.profile.rank, "learning_rate": self.profile.learning_rate, **setting,
                                   "batch_size": batch_size})
         finally:
