@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TOLD = ("prompt", "completion", "text", "label", "family", "id", "line")  # columns that say what a row is
 WARMUP = 0.05  # share of the steps in which the learning rate rises
+FEWEST = 8  # rows of a batch from which on like lengths are worth looking for: of 4 rows little is padding anyway
 POOL = 4  # batches among whose rows like lengths are looked for: with 50 less is padded, and short runs learn less
 
 
@@ -95,7 +96,8 @@ def make_trainer(
     processes.one_card(arguments)
     processes.let_split(arguments)
     batch = settings["batch_size"] * arguments.gradient_accumulation_steps
-    order = LengthGroups(lengths(rows), batch, settings["seed"]) if settings.get("group_by_length") else None
+    grouped = settings.get("group_by_length") and batch >= FEWEST
+    order = LengthGroups(lengths(rows), batch, settings["seed"]) if grouped else None
     keep = [name for name in rows.column_names if name in COLUMNS or (loss and name not in TOLD)]
     loss = loss or sparse_loss
 

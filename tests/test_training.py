@@ -112,7 +112,8 @@ class Interrupt(TrainerCallback):
 
 @pytest.mark.parametrize(
     "options",
-    [{"dropout": 0.2}, {"method": "pissa"}, {"method": "full", "rank": None}, {"group_by_length": True}],
+    [{"dropout": 0.2}, {"method": "pissa"}, {"method": "full", "rank": None},
+     {"group_by_length": True, "batch_size": 8}],
     ids=["dropout", "pissa", "full", "groups"],
 )
 def test_a_run_that_was_interrupted_goes_on_from_its_checkpoint_to_the_same_bytes(examples, tmp_path, options):
@@ -230,14 +231,16 @@ def test_rows_of_like_length_share_a_batch_each_row_once_and_every_epoch_in_anot
 
 
 def test_a_training_takes_them_so_where_it_is_told_and_accumulation_takes_the_same(examples, tmp_path):
-    found, grouped = {}, {"group_by_length": True}
-    for name, how in {"whole": grouped, "as they come": {},
-                      "in parts": {"arguments": {"gradient_accumulation_steps": 2}, "batch_size": 1} | grouped}.items():
+    found, grouped = {}, {"group_by_length": True, "batch_size": 8}
+    parts = {"batch_size": 4, "arguments": {"gradient_accumulation_steps": 2}}
+    for name, how in {"whole": grouped, "in parts": grouped | parts, "as they come": {"batch_size": 8},
+                      "few, grouped": {"group_by_length": True}, "few": {}}.items():
         found[name] = finetune(examples, out=tmp_path / name, **QUICK | {"steps": 2} | how)
     assert found["whole"].curve[0]["loss"] == pytest.approx(found["in parts"].curve[0]["loss"], abs=1e-5)
     assert found["whole"].curve[0]["loss"] != pytest.approx(found["as they come"].curve[0]["loss"], abs=1e-3)
+    assert found["few, grouped"].curve == found["few"].curve  # batches of two rows are left as they come
     kept = {name: run.settings.get("group_by_length", False) for name, run in found.items()}
-    assert kept == {"whole": True, "in parts": True, "as they come": False}  # so that no run is taken for another
+    assert kept == {"whole": True, "in parts": True, "as they come": False, "few, grouped": True, "few": False}
 
 
 def test_bf16_computes_with_fewer_digits_and_answers_from_disk_as_in_memory(run, examples, tmp_path):
