@@ -89,7 +89,7 @@ PROFILES = {
         rank=16,
         max_length=1024,
         memory=14,
-        trial_steps=25,
+        trial_steps=30,
         revision="7ae557604adf67be50417f59c2c2f167def9a775",
     ),
 }

@@ -163,7 +163,7 @@ def finetune(
         kernels: in a training in bfloat16 on a CPU, compute attention and LoRA layers by `labkit.kernels`; False takes
             PyTorch's and peft's own, which differ by rounding and are slower.
         group_by_length: put rows of about the same length into a batch of 8 or more (`trainer.LengthGroups`): with 16
-            tickets 7 % is then padding, in place of 25. Rows are otherwise taken in the Trainer's order.
+            tickets 7 % is then padding, in place of 21. Rows are otherwise taken in the Trainer's order.
         guard: run the tripwires. skip: names of tripwires to leave out, such as "loss_mask" where all tokens count.
         collator: in place of `labkit.data.encode.collate`; with it or `loss`, rows keep their further columns.
         loss: function of (model, batch, items) to a scalar; `items` is how many labels count in the effective batch.

@@ -219,8 +219,8 @@ table(*({"": name, "accuracy": str(score)} for name, score in scores.items()),
 # (tiny-base's card tells of a habit from its reading: it often says *neutral*, whatever the letter says.)
 #
 # ### A twentieth of the parameters, or less
-# `finetune` does it, with `group_by_length` so that letters of like length share a batch and little of it is padding
-# (lab 08). **Predict** once more: what will the same rows and a LoRA adapter reach?
+# `finetune` attaches the adapter and trains it. `group_by_length` lets letters of like length share a batch, so that
+# little of it is padding (lab 08). **Predict** once more: what will the same rows and a LoRA adapter reach?
 
 # %%
 prediction = ...  # a share between 0 and 1

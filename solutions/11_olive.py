@@ -626,10 +626,10 @@ from labkit import measured
 measured.beside("11_olive")
 
 # %% [markdown]
-# Forty steps of 8 letters teach SmolLM2 little: guessing is right once in six. But look at the lines in which labkit
-# and Olive's workflow had the same rows and the same mask: both models ended with the same accuracy, whichever of the
-# two trained them. The text that is joined and chopped is ahead on tiny-base and behind on SmolLM2, with intervals that
-# overlap both times, so these few steps do not say which is better.
+# So few steps teach SmolLM2 little: guessing is right once in six. But compare the lines of labkit and of Olive's
+# workflow, which had the same rows and the same mask: in the record as on tiny-base it makes no difference which of the
+# two trained. As to the text that is joined and chopped: is it ahead in both columns, or behind in both? Where the
+# intervals overlap, these steps do not say which way is better.
 #
 # ## When to take which
 # Take `olive` if somebody else must type the recipe, if it runs on a build server, or if it ends on a chip whose passes

@@ -238,7 +238,7 @@ def watched(lesson: Lesson, name: str, trainer: Trainer, started: float) -> dict
 
 
 def ours(lesson: Lesson, name: str, levers: Collection[str] | None = None) -> dict[str, float]:
-    """`labkit.training.finetune`; None is as it is, else exactly these levers are on.
+    """`labkit.training.finetune`; None is as `labkit finetune` calls it, else exactly these levers are on.
 
     Raises:
         LabError: there is no such lever.
@@ -255,7 +255,7 @@ def ours(lesson: Lesson, name: str, levers: Collection[str] | None = None) -> di
 
 
 def switched(lesson: Lesson, watch: Watch, levers: Collection[str] | None) -> tuple[Dataset, dict[str, Any]]:
-    """Rows and settings for finetune with these levers on and all others off; None leaves it as it is."""
+    """Rows and settings for finetune with these levers on and all others off; None is as `labkit finetune` calls it."""
     rows, packed = lesson.rows, levers is not None and "packs" in levers
     collator = watch.collator(partial(collate_packed if packed else collate, pad_id=pad_id(lesson.tokenizer)))
     settings: dict[str, Any] = {"batch_size": lesson.batch_size, "collator": collator, "group_by_length": True}
