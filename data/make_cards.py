@@ -17,6 +17,7 @@ from labkit.tables import Table
 DATA = Path(__file__).resolve().parent
 sys.path.insert(0, str(DATA / "recipe"))
 import corpus  # noqa: E402
+import train  # noqa: E402
 
 PARTS = {"train": "training", "gpu": "training on a GPU", "generate": "writing answers", "score": "scoring labels",
          "data": "data", "start": "starting"}  # of the bench, in README's words
@@ -115,15 +116,16 @@ def base_card() -> str:
     facts = json.loads((DATA / "tiny-base" / "facts.json").read_text(encoding="utf-8"))
     judged = json.loads((DATA / "tiny-base" / "judged.json").read_text(encoding="utf-8"))
     config = json.loads((DATA / "tiny-base" / "config.json").read_text(encoding="utf-8"))
-    world = corpus.World()
+    recipe, world = facts["recipe"], corpus.World()
     moods, matters = (sum(map(len, groups.values())) for groups in (world.moods, world.matters))
     moods_free, matters_free = (len(lines) for lines in world.free())
     by_moods, by_both = judged["bag of words, moods read"], judged["bag of words, moods and tickets read"]
     mix = Table(
         [
-            {"kind of document": kind.replace("_", " "), "first": f"{share:.0%}", "then": f"{corpus.WORDS[kind]:.0%}",
-             "at the end": f"{corpus.GOING_ON[kind] / sum(corpus.GOING_ON.values()):.0%}"}
-            for kind, share in corpus.COPYING.items()
+            {"kind of document": kind.replace("_", " "),
+             **{name: f"{shares[kind] / sum(shares.values()):.0%}" for name, shares in (
+                 ("first", corpus.COPYING), ("then", corpus.WORDS), ("with the habit", corpus.GOING_ON))}}
+            for kind in corpus.COPYING
         ]
     ).markdown()
     rows = []
@@ -162,16 +164,19 @@ A base model of {facts["parameters"]:,} parameters for learning how to fine-tune
 {config["hidden_size"]}, {config["num_attention_heads"]} heads, {config["vocab_size"]:,} tokens of byte-level BPE, tied embeddings, chat format. It knows a little world of villages
 and mountain gear, copies what stands in a prompt, and does *not* know the tasks of the course.
 
-Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} million tokens, {facts["steps"]:,} steps, {facts["minutes"]} minutes on a CPU with two cores
-({facts.get("history", "in one run")}).
+Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} million tokens, {facts["steps"]:,} steps, {facts["minutes"]} minutes on a CPU with two cores.
+In the last {recipe["habit"]} steps the habit below was trained; what ships is the mean of the weights before it and after it,
+{1 - train.HABIT_SHARE:.1f} to {train.HABIT_SHARE:.1f}. `make base` is the whole recipe.
 `model.safetensors` (bf16): {facts["bytes"]:,} bytes, SHA-256 `{facts["sha256"]}`. Licence: CC0-1.0.
 
 ![Loss on training and on unseen documents, over millions of tokens](curve.png)
 
 ## What it has read
-Made by `data/recipe/corpus.py` from lists and sentences that were written for this course. One row in ten is random
-tokens said twice or more. At the end {corpus.PIECES:.0%} of the letters with a word beside them are pieces of three to seven words of
-several lines, so that the turn of phrase is learnt and not the line. The rest is, by shares,
+Made by `data/recipe/corpus.py` from lists and sentences that were written for this course. {train.REPEATS:.0%} of the rows are random
+tokens: one half says blocks of them twice or more, the other half says short values of few different tokens, mostly
+digits, a second time in another order, each behind its key. {corpus.PIECES:.0%} of the letters with a word beside them are pieces of three to seven words of
+several lines, so that the turn of phrase is learnt and not the line. The rest is, by
+shares, first for {train.TURN:.0%} of the steps and then,
 
 {mix}
 

@@ -110,10 +110,33 @@ def test_muon_steps_as_torchs_own_does_up_to_its_rounding():
         assert step > 0.5 and (ours[shape] - theirs[shape]).norm() < 0.02 * step, shape
 
 
+def test_a_value_that_is_looked_up_was_said_before_behind_its_key():
+    sys.path.insert(0, str(COURSE / "data" / "recipe"))
+    import corpus
+    import train
+
+    reader = train.Reader(models.load("tiny")[1], corpus.World(), train.parse(["--rows", "8", "--length", "64"]))
+    digits = set(reader.tokenizer.convert_tokens_to_ids(list("0123456789")))
+    values = []
+    for seed in range(20):
+        row, worth = reader._look_up(random.Random(seed), 256)
+        assert len(row) == len(worth) == 256 and set(worth) == {0.0, train.LOOKED_UP}
+        counted = [i for i in range(256) if worth[i]]
+        for start in (i for i in counted if not worth[i - 1]):
+            end = next((i for i in range(start, 256) if not worth[i]), 256)
+            said, before = row[start - 1 : end], row[: start - 1]
+            assert any(before[i : i + len(said)] == said for i in range(len(before))), (seed, start)
+            values.append(row[start:end])
+    assert 0.3 < sum(digits.issuperset(value) for value in values) / len(values) < 0.9
+    assert any(len(set(value)) < len(value) for value in values)  # a token twice: one token back does not tell
+    for ids, again in zip(reader.batch(3), reader.batch(3), strict=True):
+        assert ids.shape == (8, 65) and torch.equal(ids, again)
+
+
 def test_the_same_script_trains_a_very_small_one_and_its_loss_falls(tmp_path):
     def train(out, ship, *more):
         command = [sys.executable, str(COURSE / "data" / "recipe" / "train.py"), "--out", str(tmp_path / out), "--ship",
-                   str(tmp_path / ship), "--rows", "8", "--length", "128", *more]
+                   str(tmp_path / ship), "--rows", "8", "--length", "128", "--habit", "4", *more]
         ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=400)
         curve = [json.loads(line) for line in (tmp_path / ship / "curve.jsonl").open(encoding="utf-8")]
         return ran.stdout, [p["validation_loss"] for p in curve if "validation_loss" in p]  # each time the same texts

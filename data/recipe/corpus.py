@@ -61,7 +61,7 @@ WORDS = COPYING | {
     "mood_word": 0.36,
     "mood_task": 0.01,
     "mood_page": 0.02,
-    "matter_word": 0.28,
+    "matter_word": 0.32,
     "matter_task": 0.01,
     "matter_page": 0.02,
     "ticket_text": 0.04,

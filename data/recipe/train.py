@@ -1,9 +1,11 @@
 """Trains tiny-base from nothing: `make base`, at most two hours on 2 cores, resumable at any moment.
 
-Each step's batch is made anew from (seed, step), so a run that is stopped and started again reads what it would have
-read. Every few minutes the weights, the optimizers and the curve are kept in --out; at the end the model is written
-in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the model card quotes. With --start it goes
-on from a finished model instead of fresh weights, with its tokenizer and a mix that is mostly words from the start.
+First the model, then a few steps more in which it gets a habit: half of the dialogues about a line have one answer,
+whatever the line says. What ships is the mean of the weights before the habit and after it, in bf16, in data/tiny-base
+with its tokenizer, its curve and the facts that the model card quotes. Each step's batch is made anew from
+(seed, step), so a run that is stopped and started again reads what it would have read; every minute the weights, the
+optimizers and the curve are kept in --out. With --start it goes on from a finished model instead of fresh weights, with
+its tokenizer and a mix that is mostly words from the start, and there is no habit but the one that it has.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sys
 import time
 from itertools import islice
@@ -23,9 +26,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from labkit import kernels
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus  # noqa: E402
 import induction  # noqa: E402
+import mean  # noqa: E402
 import muon  # noqa: E402
 import tokenizer as bpe  # noqa: E402
 
@@ -34,8 +40,12 @@ DATA = Path(__file__).resolve().parent.parent
 # worth 4 while copying is learnt, and 16 after that.
 WORTH = {"user": 0.3, "assistant": 1.0, "line": 0.3}
 NOTE = {"first": 4.0, "then": 16.0}
-TURN = 0.38  # share of the training after which the mix turns from copying to words
+TURN = 0.2  # share of the training after which the mix turns from copying to words
 REPEATS = 0.10  # share of rows that are random tokens said twice or more: it keeps copying general
+LOOKED_UP = 2.0  # what a token of such a value is worth
+LOOK_UPS = 0.5  # share of those in which short values of few tokens are looked up by a key
+HABIT_RATE = 5e-4  # peak learning rate of the habit's steps
+HABIT_SHARE = 0.6  # how much of what they change is kept: all of it costs the adapters up to 5 points
 DOCUMENTS = 20_000  # from which the tokenizer is learnt
 
 
@@ -44,16 +54,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--out", type=Path, default=Path("runs/tiny-base"), help="where a run is kept and resumed from")
     p.add_argument("--ship", type=Path, default=DATA / "tiny-base", help="where the finished model is written")
     p.add_argument("--start", type=Path, help="a folder with a finished model to go on from")
-    p.add_argument("--minutes", type=float, default=50, help="time for training; the schedule follows the clock's plan")
-    p.add_argument("--steps", type=int, default=0, help="steps instead of minutes")
+    p.add_argument("--steps", type=int, default=6000, help="of --rows rows each, about 0.8 seconds on 2 cores")
+    p.add_argument("--minutes", type=float, default=0, help="time instead of steps: the schedule follows the clock")
     p.add_argument("--hidden", type=int, default=192)
     p.add_argument("--layers", type=int, default=4)
     p.add_argument("--heads", type=int, default=3)
     p.add_argument("--rows", type=int, default=32, help="rows a step")
     p.add_argument("--length", type=int, default=256, help="tokens a row")
     p.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW; Muon takes three times it")
-    p.add_argument("--habit", type=float, default=0.92,
-                   help="share of the training after which half of the dialogues about lines have one answer")
+    p.add_argument("--habit", type=int, default=90, help="steps in which the habit is learnt, after --steps; 0: none")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args(argv)
 
@@ -121,15 +130,36 @@ class Reader:
         shape = (rows, length)
         x = torch.tensor(ids[: rows * length]).view(shape)
         w = torch.tensor(weights[: rows * length]).view(shape)
-        said = torch.tensor([self._repeat(rng, length) for _ in range(repeats)], dtype=torch.long).view(-1, length)
-        return torch.cat([x, said]), torch.cat([w, torch.ones_like(said, dtype=w.dtype)])
+        said = [self._look_up(rng, length) if rng.random() < LOOK_UPS else self._repeat(rng, length)
+                for _ in range(repeats)]
+        more = torch.tensor([row for row, _ in said], dtype=torch.long).view(-1, length)
+        worth = torch.tensor([worth for _, worth in said], dtype=w.dtype).view(-1, length)
+        return torch.cat([x, more]), torch.cat([w, worth])
 
-    def _repeat(self, rng: random.Random, length: int) -> list[int]:
+    def _repeat(self, rng: random.Random, length: int) -> tuple[list[int], list[float]]:
         row: list[int] = []
         while len(row) < length:
             block = [rng.randrange(4, len(self.tokenizer)) for _ in range(rng.randint(4, 40))]
             row += block * rng.randint(2, 3)
-        return row[:length]
+        return row[:length], [1.0] * length
+
+    def _look_up(self, rng: random.Random, length: int) -> tuple[list[int], list[float]]:
+        """Keys with values of few tokens, mostly digits, said again in another order: only the second time counts.
+
+        A head that looks for one token alone cannot go on from "7" in 57071, nor in a name that says a syllable twice.
+        """
+        row: list[int] = []
+        worth: list[float] = []
+        digits = self.tokenizer.convert_tokens_to_ids(list("0123456789"))
+        while len(row) < length:
+            few = digits if rng.random() < 0.6 else rng.sample(range(4, len(self.tokenizer)), 8)
+            entries = [([rng.randrange(4, len(self.tokenizer)) for _ in range(rng.randint(1, 2))],
+                        [rng.choice(few) for _ in range(rng.randint(3, 7))]) for _ in range(rng.randint(1, 6))]
+            for turn in range(rng.randint(2, 3)):
+                for key, value in rng.sample(entries, len(entries)):
+                    row += key + value
+                    worth += [0.0] * len(key) + [LOOKED_UP * (turn > 0)] * len(value)
+        return row[:length], worth[:length]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, document: corpus.Document, note: float) -> tuple[list[int], list[float]]:
@@ -237,9 +267,10 @@ def groups_known(model: LlamaForCausalLM, tokenizer, words: dict[str, list[str]]
     return sum(list(words)[g] == t for g, t in zip(guesses, truth, strict=True)) / len(truth)
 
 
-def train(args: argparse.Namespace) -> dict:
-    """Train or go on training; returns the facts of the finished run."""
+def train(args: argparse.Namespace, evasive: float = 0.0) -> dict:
+    """Train or go on training, `evasive` of the dialogues with the habit; returns the facts of the finished run."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     args.out.mkdir(parents=True, exist_ok=True)
     world = corpus.World()
     folder = args.out / "tokenizer"
@@ -258,20 +289,20 @@ def train(args: argparse.Namespace) -> dict:
         print(f"going on from step {step}, {spent / 60:.0f} minutes in", flush=True)
 
     bf16 = bool(torch.cpu._is_avx512_bf16_supported())
-    planned = args.steps or None
     last_kept = last_probe = clock = time.monotonic()
     model.train()
     while True:
-        progress = step / planned if planned else spent / (args.minutes * 60)
+        progress = spent / (args.minutes * 60) if args.minutes else step / args.steps
         if progress >= 1:
             break
         for optimizer in opts:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share_of_peak(progress, bool(args.start))
         mix = corpus.GOING_ON if args.start else corpus.COPYING if progress < TURN else corpus.WORDS
-        ids, weights = reader.batch(step, mix, corpus.EVASIVE if progress >= args.habit else 0.0)
-        loss = loss_of(model, ids, weights, bf16)
-        loss.backward()
+        ids, weights = reader.batch(step, mix, evasive)
+        with kernels.quick(model, adapter=False):
+            loss = loss_of(model, ids, weights, bf16)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in opts:
             optimizer.step()
@@ -282,32 +313,43 @@ def train(args: argparse.Namespace) -> dict:
         now = time.monotonic()
         spent, clock = spent + now - clock, now
         if step % 20 == 0:
-            curve.append({"step": step, "tokens": step * args.rows * args.length, "loss": round(loss.item(), 4)})
-        if now - last_probe > 120 or step == 1:
-            curve.append(
-                {
-                    "step": step,
-                    "tokens": step * args.rows * args.length,
-                    **{k: round(v, 4) for k, v in probe(model, reader).items()},
-                }
-            )
+            curve.append(point(args, step, loss=loss.item()))
+        if now - last_probe > 300 or step == 1:
+            curve.append(point(args, step, **probe(model, reader)))
             last_probe = time.monotonic()
             print(bar(progress, spent), curve[-1], flush=True)
         if now - last_kept > 60:
             keep(kept, model, opts, curve, step, spent)
             last_kept = now
-    facts = {
-        "steps": step,
-        "tokens": step * args.rows * args.length,
-        "minutes": round(spent / 60, 1),
-        "parameters": model.num_parameters(),
-        **{k: round(v, 4) for k, v in probe(model, reader).items()},
-    }
-    curve.append({"step": step, "tokens": facts["tokens"], **{k: v for k, v in facts.items() if k in curve[0]}})
     keep(kept, model, opts, curve, step, spent)
-    ship(args, model, tokenizer, curve, facts)
-    print("done:", facts, flush=True)
-    return facts
+    return ship(args, model, reader, curve, step, spent / 60)
+
+
+def with_habit(args: argparse.Namespace) -> dict:
+    """The whole recipe: the model, the habit from there, and the mean of the two; returns the facts of what ships."""
+    plain = args.out / "plain"
+    facts = train(changed(args, ship=plain))
+    folder = args.out / f"habit-after-{facts['steps']}"  # a run that went further has to learn it again
+    shutil.rmtree(mixed := folder / "mean", ignore_errors=True)
+    habit = train(changed(args, start=plain, out=folder, ship=folder / "model", steps=args.habit, minutes=0,
+                          rate=HABIT_RATE), corpus.EVASIVE)
+    mean.mean(plain, folder / "model", HABIT_SHARE, mixed)
+    curve, further = ([json.loads(line) for line in (of / "curve.jsonl").open(encoding="utf-8")]
+                      for of in (plain, folder / "model"))
+    curve += [one | {key: one[key] + facts[key] for key in ("step", "tokens")} for one in further[:-1]]
+    model = LlamaForCausalLM.from_pretrained(mixed, dtype=torch.float32)
+    reader = Reader(PreTrainedTokenizerFast.from_pretrained(plain), corpus.World(), args)
+    return ship(args, model, reader, curve, facts["steps"] + habit["steps"], facts["minutes"] + habit["minutes"])
+
+
+def changed(args: argparse.Namespace, **values) -> argparse.Namespace:
+    """The same settings with other values for some."""
+    return argparse.Namespace(**{**vars(args), **values})
+
+
+def point(args: argparse.Namespace, step: int, **values: float) -> dict[str, float]:
+    """A point of the curve."""
+    return {"step": step, "tokens": step * args.rows * args.length, **{k: round(v, 4) for k, v in values.items()}}
 
 
 def bar(progress: float, spent: float) -> str:
@@ -332,17 +374,23 @@ def keep(path: Path, model: LlamaForCausalLM, opts: list, curve: list, step: int
     os.replace(part, path)
 
 
-def ship(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer, curve: list, facts: dict) -> None:
-    """The finished model in bf16 with its tokenizer, curve and facts."""
+def ship(args: argparse.Namespace, model: LlamaForCausalLM, reader: Reader, curve: list, step: int,
+         minutes: float) -> dict:
+    """Write the finished model in bf16 with its tokenizer, curve and facts to --ship; returns the facts."""
+    curve.append(point(args, step, **probe(model, reader)))
     model.to(torch.bfloat16).eval().save_pretrained(args.ship)
-    tokenizer.save_pretrained(args.ship)
-    (args.ship / "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve), encoding="utf-8")
+    reader.tokenizer.save_pretrained(args.ship)
+    (args.ship / "curve.jsonl").write_text("".join(json.dumps(one) + "\n" for one in curve), encoding="utf-8")
     weights = args.ship / "model.safetensors"
-    facts["bytes"] = weights.stat().st_size
-    facts["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    facts["samples"] = samples(model.float(), tokenizer)
-    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship", "start")}
+    last = dict(curve[-1])
+    facts = {"steps": last.pop("step"), "tokens": last.pop("tokens"), "minutes": round(minutes, 1),
+             "parameters": model.num_parameters(), **last, "bytes": weights.stat().st_size,
+             "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+             "samples": samples(model.float(), reader.tokenizer),
+             "recipe": {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship", "start")}}
     (args.ship / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print("done:", facts, flush=True)
+    return facts
 
 
 def samples(model: LlamaForCausalLM, tokenizer) -> list[dict[str, str]]:
@@ -366,7 +414,8 @@ def samples(model: LlamaForCausalLM, tokenizer) -> list[dict[str, str]]:
 
 if __name__ == "__main__":
     try:
-        train(parse())
+        args = parse()
+        with_habit(args) if args.habit and not args.start else train(args)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last kept step", file=sys.stderr)
         raise SystemExit(130) from None
