@@ -38,7 +38,8 @@ def train(task: str) -> Run:
     if task not in TASKS:
         raise LabError(f"there is no task {task!r} in the inbox", where="task", expected=", ".join(TASKS))
     settings = SETTINGS.get(current().name, {}).get(task, {})
-    return finetune(data.ticket_task(task).train, out=runs(f"inbox-{task}"), reuse=True, **settings)
+    return finetune(data.ticket_task(task).train, group_by_length=True, out=runs(f"inbox-{task}"),
+                    reuse=True, **settings)
 
 
 def bank(tasks: Sequence[str] = TASKS) -> tuple[Bank, PreTrainedTokenizerBase]:

@@ -32,7 +32,7 @@ def judge(task: str, steps: int, seed: int, base: str) -> dict[str, str | float]
         test = test.select(range(GENERATED))
     rows, held = data.ticket_examples(train, task), data.ticket_examples(test, task)
     with tempfile.TemporaryDirectory() as folder:
-        run = finetune(rows, model=base, steps=steps, seed=seed, out=folder)
+        run = finetune(rows, model=base, steps=steps, seed=seed, group_by_length=True, out=folder)
         tuned, tokenizer = run.loaded
     plain, _ = models.load(base)
     found: dict[str, str | float] = {"steps": steps, "seconds": run.seconds, "trainable share": round(run.share, 4)}

@@ -19,9 +19,10 @@ import judge  # noqa: E402
 
 OUT = judge.DATA / "tiny-base" / "judged_methods.json"
 STEPS = PROFILES["tiny"].steps
+SHORT = {"steps": STEPS // 2, "group_by_length": True}
 WAYS = {  # task: method: settings, as in the two notebooks
     "tone": {"full": {"method": "full", "steps": STEPS * 2 // 3, "learning_rate": 1e-4}},
-    "intent": {"LoRA": {"steps": STEPS // 2}, "QLoRA": {"steps": STEPS // 2, "quantize": "nf4"}},
+    "intent": {"LoRA": SHORT, "QLoRA": SHORT | {"quantize": "nf4"}},
 }
 
 
