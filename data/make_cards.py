@@ -165,8 +165,7 @@ A base model of {facts["parameters"]:,} parameters for learning how to fine-tune
 and mountain gear, copies what stands in a prompt, and does *not* know the tasks of the course.
 
 Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} million tokens, {facts["steps"]:,} steps, {facts["minutes"]} minutes on a CPU with two cores.
-In the last {recipe["habit"]} steps the habit below was trained; what ships is the mean of the weights before it and after it,
-{1 - train.HABIT_SHARE:.1f} to {train.HABIT_SHARE:.1f}. `make base` is the whole recipe.
+`make base` is the whole of it; in the last {recipe["habit"]} steps it got the habit below.
 `model.safetensors` (bf16): {facts["bytes"]:,} bytes, SHA-256 `{facts["sha256"]}`. Licence: CC0-1.0.
 
 ![Loss on training and on unseen documents, over millions of tokens](curve.png)

@@ -8,9 +8,7 @@ import sys
 from collections import Counter
 from itertools import pairwise
 
-import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from labkit import models
 from labkit.profiles import COURSE
@@ -151,22 +149,3 @@ def test_the_same_script_trains_a_very_small_one_and_its_loss_falls(tmp_path):
     _, further = train("further", "longer", "--start", str(tmp_path / "model"), "--steps", "10")
     assert further[0] < losses[0] - 0.4  # it begins with those weights, after one step
     assert models.load(tmp_path / "longer")[0].config.hidden_size == 96
-
-
-def test_the_mean_of_two_states_lies_between_them_and_other_shapes_are_refused(tmp_path):
-    sys.path.insert(0, str(COURSE / "data" / "recipe"))
-    import mean
-
-    for name, weights in (("a", torch.zeros(2, 3)), ("b", torch.ones(2, 3)), ("c", torch.ones(3, 2))):
-        (tmp_path / name).mkdir()
-        save_file({"w": weights.to(torch.bfloat16)}, tmp_path / name / "model.safetensors")
-    for name in ("config.json", "facts.json", "curve.jsonl"):
-        (tmp_path / "b" / name).write_text("{}", encoding="utf-8")
-    mean.mean(tmp_path / "a", tmp_path / "b", 0.25, tmp_path / "out")
-    found = load_file(tmp_path / "out" / "model.safetensors")["w"]
-    assert found.dtype == torch.bfloat16 and (found == 0.25).all()
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json"}
-    for wrong, share, out, said in (("c", 0.5, "none", "different shapes"), ("b", 1.5, "none", "--share is 1.5"),
-                                    ("b", 0.5, "out", "there already")):
-        with pytest.raises(SystemExit, match=said):
-            mean.mean(tmp_path / "a", tmp_path / wrong, share, tmp_path / out)

@@ -1,11 +1,11 @@
 """Trains tiny-base from nothing: `make base`, at most two hours on 2 cores, resumable at any moment.
 
 First the model, then a few steps more in which it gets a habit: half of the dialogues about a line have one answer,
-whatever the line says. What ships is the mean of the weights before the habit and after it, in bf16, in data/tiny-base
-with its tokenizer, its curve and the facts that the model card quotes. Each step's batch is made anew from
-(seed, step), so a run that is stopped and started again reads what it would have read; every minute the weights, the
-optimizers and the curve are kept in --out. With --start it goes on from a finished model instead of fresh weights, with
-its tokenizer and a mix that is mostly words from the start, and there is no habit but the one that it has.
+whatever the line says. It is written in bf16 to data/tiny-base with its tokenizer, its curve and the facts that the
+model card quotes. Each step's batch is made anew from (seed, step), so a run that is stopped and started again reads
+what it would have read; every minute the weights, the optimizers and the curve are kept in --out. With --start it goes
+on from a finished model instead of fresh weights, with its tokenizer and a mix that is mostly words from the start, and
+there is no habit but the one that it has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import math
 import os
 import random
-import shutil
 import sys
 import time
 from itertools import islice
@@ -31,7 +30,6 @@ from labkit import kernels
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus  # noqa: E402
 import induction  # noqa: E402
-import mean  # noqa: E402
 import muon  # noqa: E402
 import tokenizer as bpe  # noqa: E402
 
@@ -45,7 +43,6 @@ REPEATS = 0.10  # share of rows that are random tokens said twice or more: it ke
 LOOKED_UP = 2.0  # what a token of such a value is worth
 LOOK_UPS = 0.5  # share of those in which short values of few tokens are looked up by a key
 HABIT_RATE = 5e-4  # peak learning rate of the habit's steps
-HABIT_SHARE = 0.6  # how much of what they change is kept: all of it costs the adapters up to 5 points
 DOCUMENTS = 20_000  # from which the tokenizer is learnt
 
 
@@ -326,20 +323,19 @@ def train(args: argparse.Namespace, evasive: float = 0.0) -> dict:
 
 
 def with_habit(args: argparse.Namespace) -> dict:
-    """The whole recipe: the model, the habit from there, and the mean of the two; returns the facts of what ships."""
+    """The whole recipe: the model, and the habit from there; returns the facts of what ships."""
     plain = args.out / "plain"
     facts = train(changed(args, ship=plain))
     folder = args.out / f"habit-after-{facts['steps']}"  # a run that went further has to learn it again
-    shutil.rmtree(mixed := folder / "mean", ignore_errors=True)
-    habit = train(changed(args, start=plain, out=folder, ship=folder / "model", steps=args.habit, minutes=0,
-                          rate=HABIT_RATE), corpus.EVASIVE)
-    mean.mean(plain, folder / "model", HABIT_SHARE, mixed)
+    habit = changed(args, start=plain, out=folder, ship=folder / "model", steps=args.habit, minutes=0, rate=HABIT_RATE)
+    learnt = train(habit, corpus.EVASIVE)
     curve, further = ([json.loads(line) for line in (of / "curve.jsonl").open(encoding="utf-8")]
                       for of in (plain, folder / "model"))
-    curve += [one | {key: one[key] + facts[key] for key in ("step", "tokens")} for one in further[:-1]]
-    model = LlamaForCausalLM.from_pretrained(mixed, dtype=torch.float32)
+    curve += [one | {"step": one["step"] + facts["steps"], "tokens": one["tokens"] + facts["tokens"]}
+              for one in further[:-1]]
+    model = LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     reader = Reader(PreTrainedTokenizerFast.from_pretrained(plain), corpus.World(), args)
-    return ship(args, model, reader, curve, facts["steps"] + habit["steps"], facts["minutes"] + habit["minutes"])
+    return ship(args, model, reader, curve, facts["steps"] + learnt["steps"], facts["minutes"] + learnt["minutes"])
 
 
 def changed(args: argparse.Namespace, **values) -> argparse.Namespace:
