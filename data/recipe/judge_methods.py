@@ -21,7 +21,7 @@ OUT = judge.DATA / "tiny-base" / "judged_methods.json"
 STEPS = PROFILES["tiny"].steps
 SHORT = {"steps": STEPS // 2, "group_by_length": True}
 WAYS = {  # task: method: settings, as in the two notebooks
-    "tone": {"full": {"method": "full", "steps": STEPS * 2 // 3, "learning_rate": 1e-4}},
+    "tone": {"full": SHORT | {"method": "full", "learning_rate": 1e-4}},
     "intent": {"LoRA": SHORT, "QLoRA": SHORT | {"quantize": "nf4"}},
 }
 
