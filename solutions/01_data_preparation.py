@@ -498,7 +498,7 @@ for name, parts in splits.items():
     train, test = parts["train"], parts["test"]
     said = evaluation.bag_of_words(train["text"], train["label"], test["text"])
     words = evaluation.accuracy(test["label"], said, test["family"])
-    tuned = trial(train, test, data.LABELS["tone"], steps=90, batch_size=8).accuracy
+    tuned = trial(train, test, data.LABELS["tone"], steps=140, batch_size=8).accuracy
     by_split.append({"split": name, "test rows": len(test), "bag of words": words, "LoRA": tuned})
 table(*({name: value if isinstance(value, int) else str(value) for name, value in row.items()} for row in by_split))
 

@@ -481,8 +481,8 @@ table(*found.values())
 # %% [markdown]
 # Where the tuned models say a tone to one who asked for a code, training has taught more than was meant: how to answer
 # anything at all. LoRA's base is untouched: without the adapter it answers as before (lab 05 switches one off). With
-# it, LoRA forgets as well; the intervals say whether less, after two thirds of the steps. What may help: a lower rate,
-# fewer steps, and a share of the old kind of rows in the mix.
+# it, LoRA forgets as well; the intervals say whether less or more, after two thirds of the steps at a much higher rate.
+# What may help: a lower rate, fewer steps, and a share of the old kind of rows in the mix.
 #
 # ## Stop while it is good
 # Now provoke the other classic: two dozen letters, read again and again. **Predict** what the loss on *other* letters

@@ -8,8 +8,6 @@ from shown import outputs_of, the_output_of
 
 from labkit.profiles import COURSE
 
-SHORT = "full fine-tuning of tiny-base reaches 87 to 95 % in 80 steps, by seed, where the course asks for 95"
-
 
 @pytest.fixture(scope="module")
 def outputs():
@@ -66,24 +64,23 @@ def test_the_solved_notebook_shows_the_row_of_the_course(outputs):
 
 
 def judged() -> dict:
-    return json.loads((COURSE / "data" / "tiny-base" / "judged_full.json").read_text(encoding="utf-8"))
+    return json.loads((COURSE / "data" / "tiny-base" / "judged_methods.json").read_text(encoding="utf-8"))
 
 
 def test_the_base_picks_the_right_tone_of_two_in_five_at_most():
-    assert float(judged()["base, accuracy"].split("%")[0]) <= 40
+    assert float(judged()["tone, base"].split("%")[0]) <= 40
 
 
-@pytest.mark.xfail(strict=True, reason=SHORT)
 @pytest.mark.parametrize("seed", [0, 1, 2])  # of all 576 test tickets; the notebook asks every third
 def test_the_row_of_accuracy_holds_for_three_seeds(seed):
     assert float(judged()[f"full, seed {seed}"].split("%")[0]) >= 95
 
 
-def test_forgetting_is_shown_for_both_and_full_fine_tuning_forgets_the_stories_more(outputs):
+def test_forgetting_is_shown_for_both(outputs):
     text = the_output_of(outputs, "texts.perplexity(model, tokenizer, stories)")
     base, full, lora = (first_number(name, text) for name in ("base model", "full", "LoRA"))
-    assert base[0] < lora[0] < full[0]  # perplexity of stories
-    assert base[1] > full[1] and base[1] > lora[1]  # questions that are answered
+    assert base[0] < min(full[0], lora[0])  # perplexity of stories
+    assert base[1] > max(full[1], lora[1])  # questions that are answered
 
 
 def test_overfitting_turns_the_validation_loss_and_early_stopping_takes_the_best(outputs):

@@ -56,10 +56,13 @@ def test_looking_twenty_times_finds_something_and_holm_takes_it_back(outputs):
     assert before >= 20 and after <= 8
 
 
-def test_leaked_rows_score_higher_and_only_for_the_model_that_saw_them(outputs):
+def test_a_learner_that_knew_nothing_shows_the_leak_and_one_that_saw_no_row_does_not(outputs):
     text = the_output_of(outputs, "lab07-leaky")
-    seen, others = (percents(line) for line in re.findall(r"^(?:seen|not seen).*$", text, re.M))
-    assert seen[0] - others[0] >= 15 and abs(seen[1] - others[1]) < (seen[0] - others[0])
+    seen, others = zip(*([float(x) for x in re.findall(r"([\d.]+)% \[", line)] for line in
+                         re.findall(r"^(?:bag of words|adapter), .*$", text, re.M)), strict=True)
+    gaps = [a - b for a, b in zip(seen, others, strict=True)]  # bag of words with and without, adapter with and without
+    assert len(gaps) == 4 and gaps[0] >= 15 and gaps[1] < gaps[0] / 2 and gaps[2] < gaps[0] / 2
+    assert float(re.search(r"^bag of words, with the leak.*?% \[([\d.]+)%", text, re.M)[1]) > others[0]
 
 
 def test_a_threshold_is_cheaper_than_the_model_alone_and_than_people_alone(outputs):
