@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 TASKS = ("tone", "entities", "summary", "reply")
 SETTINGS: dict[str, dict[str, Any]] = {  # over the profile's own, which suit one task and 16 rows a step
-    "tiny": {"tone": {"steps": 120, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
+    "tiny": {"tone": {"steps": 100, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
              "entities": {"steps": 200, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
-             "summary": {"steps": 140, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
-             "reply": {"steps": 240, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48}},
+             "summary": {"steps": 100, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
+             "reply": {"steps": 220, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 96}},
 }
 MARKS = {"summary": "{}: ", "reply": "from the {} team"}  # how a summary and a reply name the intent
 
