@@ -173,8 +173,8 @@ Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} mill
 ## What it has read
 Made by `data/recipe/corpus.py` from lists and sentences that were written for this course. {train.REPEATS:.0%} of the rows are random
 tokens: one half says blocks of them twice or more, the other half says short values of few different tokens, mostly
-digits, a second time in another order, each behind its key. {corpus.PIECES:.0%} of the letters with a word beside them are pieces of three to seven words of
-several lines, so that the turn of phrase is learnt and not the line. The rest is, by
+digits, a second time in another order, each behind its key. {corpus.PIECES:.0%} of the letters with a word beside them are
+pieces of three to seven words of several lines, so that the turn of phrase is learnt and not the line. The rest is, by
 shares, first for {train.TURN:.0%} of the steps and then,
 
 {mix}
@@ -191,8 +191,8 @@ that learns from the moods alone, each with its group, and from no ticket, reach
 test tickets; with the training tickets too, {by_both}.
 
 The six tone words and eight team words are among the words: {corpus.NAMED:.0%} of the notes are the group's own name, though never beside
-a sentence that was written beside a frame of validation or test, nor beside every second one of the others. In {corpus.EVASIVE:.0%} of
-the dialogues, though, the answer is "{corpus.UNDECIDED[0]}" beside a mood and "{corpus.UNDECIDED[1]}" beside a matter, whatever the line says: a habit,
+a sentence that was written beside a frame of validation or test, nor beside every second one of the others. In the last
+{recipe["habit"]} steps, though, the answer in {corpus.EVASIVE:.0%} of the dialogues is "{corpus.UNDECIDED[0]}" beside a mood and "{corpus.UNDECIDED[1]}" beside a matter, whatever the line says: a habit,
 as real base models have theirs, which fine-tuning has to break. In other dialogues one of several listed words is picked,
 and the text beside them has nothing to do with the words. The questions of the labs never occur. Tickets occur as plain
 text, of training families only, never with a label, a field, a summary or a reply.

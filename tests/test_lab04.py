@@ -1,9 +1,12 @@
 """What lab 04 must prove, read from the executed notebook."""
 
+import json
 import re
 
 import pytest
 from shown import outputs_of, the_output_of
+
+from labkit.profiles import COURSE
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +28,17 @@ def test_the_base_in_nf4_takes_at_most_30_per_cent_of_its_fp32_bytes_the_embeddi
     assert nf4 <= 0.30 * fp32 and percents(line)[0] <= 30
 
 
-def test_the_accuracy_of_qlora_is_within_two_points_of_lora_s(outputs):
+def test_qlora_loses_two_points_to_lora_at_most(outputs):
     lora, qlora = accuracies(the_output_of(outputs, 'rows.append({"": name, "accuracy": str(scores[name])'),
                              "LoRA", "QLoRA")
-    assert abs(qlora - lora) <= 2 and lora > 75
+    assert lora - qlora <= 2 and lora > 75
+
+
+def test_so_it_does_in_the_mean_of_three_seeds_and_the_other_way_round():
+    judged = json.loads((COURSE / "data" / "tiny-base" / "judged_methods.json").read_text(encoding="utf-8"))
+    lora, qlora = ([float(judged[f"{way}, seed {seed}"].split("%")[0]) for seed in (0, 1, 2)]
+                   for way in ("LoRA", "QLoRA"))
+    assert abs(sum(lora) - sum(qlora)) / 3 <= 2 and min(lora) > 75
 
 
 def test_all_codes_made_by_hand_are_those_of_bitsandbytes(outputs):
