@@ -27,7 +27,7 @@ PROMPTS = [
     [
         {"role": "user", "content": "Good day"},
         {"role": "assistant", "content": "Yes?"},
-        {"role": "user", "content": "Where is order 40121?"},
+        {"role": "user", "content": "Where is order 40121? It was to be here by Monday."},
     ],
     "What is written on the rope in the second box of order 99120, and who put it there in the first place?",
 ]

@@ -175,7 +175,8 @@ def test_an_architecture_that_the_builder_does_not_know_gets_a_sentence_and_anot
 
 def test_every_adapter_gives_the_tokens_of_peft_and_none_those_of_the_base(many, base):
     made, model = many
-    asked = [*ASKED[:12], "Tell me a story.", "Tell me about the Klaegg headlamp."]
+    asked = [*ASKED[:12], "Tell me about the Klaegg headlamp.", "Another line of the same mood:\nThe snow came early.",
+             "Tell me a story.", "Another line of the same matter:\nThe bridge at Zubrice was to be painted in May."]
     answers = set()
     for name, folder in {None: None, **made}.items():
         there = models.load("tiny")[0] if name is None else adapters.load(models.load("tiny")[0], folder)
