@@ -172,7 +172,7 @@ Trained from nothing by `data/recipe/train.py`: {facts["tokens"] / 1e6:.1f} mill
 
 ## What it has read
 Made by `data/recipe/corpus.py` from lists and sentences that were written for this course. {train.REPEATS:.0%} of the rows are random
-tokens: one half says blocks of them twice or more, the other half says short values of few different tokens, mostly
+tokens: {1 - train.LOOK_UPS:.0%} of these say blocks of them twice or more, {train.LOOK_UPS:.0%} say short values of few different tokens, mostly
 digits, a second time in another order, each behind its key. {corpus.PIECES:.0%} of the letters with a word beside them are
 pieces of three to seven words of several lines, so that the turn of phrase is learnt and not the line. The rest is, by
 shares, first for {train.TURN:.0%} of the steps and then,

@@ -512,8 +512,7 @@ methods = {"full": {"method": "full"}, "LoRA": {}, "QLoRA": {"quantize": "nf4"}}
 trained, peaks = {}, {}
 for name, how in methods.items():
     watch = watch_peak(steps=2)
-    trained[name] = finetune(task.train, steps=steps, group_by_length=True, out=runs(f"lab04-{name}"),
-                             callbacks=[watch], **how)
+    trained[name] = finetune(task.train, steps=steps, out=runs(f"lab04-{name}"), callbacks=[watch], **how)
     peaks[name] = watch.peak.bytes
 
 # %%
@@ -576,8 +575,7 @@ check("merge_quantised", merge_quantised)
 
 # %%
 task = data.ticket_task("intent")
-run = finetune(task.train, steps=current().steps // 2, quantize="nf4", group_by_length=True, out=runs("lab04-QLoRA"),
-               reuse=True)
+run = finetune(task.train, steps=current().steps // 2, quantize="nf4", out=runs("lab04-QLoRA"), reuse=True)
 asked = task.test.select(range(0, len(task.test), 3))
 asked_families = evaluation.groups_of(asked)
 over_fp32 = adapters.load(models.load(run.settings["model"])[0], run.folder / "adapter")

@@ -76,11 +76,11 @@ def test_the_row_of_accuracy_holds_for_three_seeds(seed):
     assert float(judged()[f"full, seed {seed}"].split("%")[0]) >= 95
 
 
-def test_forgetting_is_shown_for_both(outputs):
+def test_forgetting_is_shown_for_both_and_lora_at_its_higher_rate_forgets_the_stories_more(outputs):
     text = the_output_of(outputs, "texts.perplexity(model, tokenizer, stories)")
     base, full, lora = (first_number(name, text) for name in ("base model", "full", "LoRA"))
-    assert base[0] < min(full[0], lora[0])  # perplexity of stories
-    assert base[1] > max(full[1], lora[1])  # questions that are answered
+    assert base[0] < full[0] < lora[0]  # perplexity of stories
+    assert base[1] > full[1] and base[1] > lora[1]  # questions that are answered
 
 
 def test_overfitting_turns_the_validation_loss_and_early_stopping_takes_the_best(outputs):

@@ -18,10 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import judge  # noqa: E402
 
 OUT = judge.DATA / "tiny-base" / "judged_methods.json"
-STEPS = PROFILES["tiny"].steps
-SHORT = {"steps": STEPS // 2, "group_by_length": True}
+SHORT = {"steps": PROFILES["tiny"].steps // 2}
 WAYS = {  # task: method: settings, as in the two notebooks
-    "tone": {"full": SHORT | {"method": "full", "learning_rate": 1e-4}},
+    "tone": {"full": SHORT | {"method": "full", "learning_rate": 1e-4, "group_by_length": True}},
     "intent": {"LoRA": SHORT, "QLoRA": SHORT | {"quantize": "nf4"}},
 }
 

@@ -327,15 +327,13 @@ def with_habit(args: argparse.Namespace) -> dict:
     plain = args.out / "plain"
     facts = train(changed(args, ship=plain))
     folder = args.out / f"habit-after-{facts['steps']}"  # a run that went further has to learn it again
-    habit = changed(args, start=plain, out=folder, ship=folder / "model", steps=args.habit, minutes=0, rate=HABIT_RATE)
-    learnt = train(habit, corpus.EVASIVE)
+    habit = train(changed(args, start=plain, out=folder, steps=args.habit, minutes=0, rate=HABIT_RATE), corpus.EVASIVE)
     curve, further = ([json.loads(line) for line in (of / "curve.jsonl").open(encoding="utf-8")]
-                      for of in (plain, folder / "model"))
+                      for of in (plain, args.ship))
     curve += [one | {"step": one["step"] + facts["steps"], "tokens": one["tokens"] + facts["tokens"]}
-              for one in further[:-1]]
-    model = LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    reader = Reader(PreTrainedTokenizerFast.from_pretrained(plain), corpus.World(), args)
-    return ship(args, model, reader, curve, facts["steps"] + learnt["steps"], facts["minutes"] + learnt["minutes"])
+              for one in further]
+    both = {key: round(facts[key] + habit[key], 1) for key in ("steps", "tokens", "minutes")}
+    return record(args, curve, habit | both)
 
 
 def changed(args: argparse.Namespace, **values) -> argparse.Namespace:
@@ -376,14 +374,19 @@ def ship(args: argparse.Namespace, model: LlamaForCausalLM, reader: Reader, curv
     curve.append(point(args, step, **probe(model, reader)))
     model.to(torch.bfloat16).eval().save_pretrained(args.ship)
     reader.tokenizer.save_pretrained(args.ship)
-    (args.ship / "curve.jsonl").write_text("".join(json.dumps(one) + "\n" for one in curve), encoding="utf-8")
     weights = args.ship / "model.safetensors"
     last = dict(curve[-1])
     facts = {"steps": last.pop("step"), "tokens": last.pop("tokens"), "minutes": round(minutes, 1),
              "parameters": model.num_parameters(), **last, "bytes": weights.stat().st_size,
              "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-             "samples": samples(model.float(), reader.tokenizer),
-             "recipe": {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship", "start")}}
+             "samples": samples(model.float(), reader.tokenizer)}
+    return record(args, curve, facts)
+
+
+def record(args: argparse.Namespace, curve: list, facts: dict) -> dict:
+    """Write curve and facts, and with them the settings, beside the model; returns the facts."""
+    facts["recipe"] = {k: str(v) for k, v in vars(args).items() if k not in ("out", "ship", "start")}
+    (args.ship / "curve.jsonl").write_text("".join(json.dumps(one) + "\n" for one in curve), encoding="utf-8")
     (args.ship / "facts.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print("done:", facts, flush=True)
     return facts
