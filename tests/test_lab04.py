@@ -34,11 +34,11 @@ def test_the_accuracy_of_qlora_is_within_two_points_of_lora_s(outputs):
     assert abs(qlora - lora) <= 2 and lora > 75
 
 
-def test_so_it_does_in_the_mean_of_three_seeds_and_the_other_way_round():
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_is_so_with_three_seeds(seed):
     judged = json.loads((COURSE / "data" / "tiny-base" / "judged_methods.json").read_text(encoding="utf-8"))
-    lora, qlora = ([float(judged[f"{way}, seed {seed}"].split("%")[0]) for seed in (0, 1, 2)]
-                   for way in ("LoRA", "QLoRA"))
-    assert abs(sum(lora) - sum(qlora)) / 3 <= 2 and min(lora) > 75
+    lora, qlora = (float(judged[f"{way}, seed {seed}"].split("%")[0]) for way in ("LoRA", "QLoRA"))
+    assert abs(qlora - lora) <= 2 and lora > 75
 
 
 def test_all_codes_made_by_hand_are_those_of_bitsandbytes(outputs):

@@ -371,15 +371,15 @@ def keep(path: Path, model: LlamaForCausalLM, opts: list, curve: list, step: int
 def ship(args: argparse.Namespace, model: LlamaForCausalLM, reader: Reader, curve: list, step: int,
          minutes: float) -> dict:
     """Write the finished model in bf16 with its tokenizer, curve and facts to --ship; returns the facts."""
-    curve.append(point(args, step, **probe(model, reader)))
     model.to(torch.bfloat16).eval().save_pretrained(args.ship)
     reader.tokenizer.save_pretrained(args.ship)
+    curve.append(point(args, step, **probe(model.float(), reader)))  # of what ships: rounded to bf16
     weights = args.ship / "model.safetensors"
     last = dict(curve[-1])
     facts = {"steps": last.pop("step"), "tokens": last.pop("tokens"), "minutes": round(minutes, 1),
              "parameters": model.num_parameters(), **last, "bytes": weights.stat().st_size,
              "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-             "samples": samples(model.float(), reader.tokenizer)}
+             "samples": samples(model.eval(), reader.tokenizer)}
     return record(args, curve, facts)
 
 
