@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RATES = {"ia3": 30.0, "prompt": 10.0, "prefix": 50.0}  # times the profile's rate for LoRA; see `family_trial`
+# times the profile's rate for LoRA; see `family_trial`
+RATES = {"bottleneck": 2.0, "ia3": 30.0, "prompt": 60.0, "prefix": 20.0}
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def family_trial(kind: str, task: str | data.Task = "intent", *, steps: int | No
         kind: of `family.KINDS`.
         task: "tone" or "intent", or one that was read already.
         steps: of `batch_size` rows; None is the current profile's `trial_steps`.
-        learning_rate: peak; None is the profile's for LoRA, times what `RATES` says: the better of two or three that
-            were tried on validation tickets, 20 steps on tiny-base.
+        learning_rate: peak; None is the profile's for LoRA, times what `RATES` says: the best of a few that were
+            tried on validation tickets, 20 steps on tiny-base (for prefix, which is at chance by then, the lowest
+            loss).
         every: score every n-th validation ticket.
     """
     task = data.ticket_task(task) if isinstance(task, str) else task

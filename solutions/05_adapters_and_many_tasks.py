@@ -188,11 +188,12 @@ axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5
 plots.show(figure, alt="; ".join(f"{t.kind}: {t.parameters:,} parameters, accuracy {t.accuracy}" for t in trials))
 
 # %% [markdown]
-# Read the intervals first; then mind what a table of short runs cannot say. IA3, prompt and prefix were given higher
-# learning rates (`relatives.RATES`), more steps may change the order, and prompt tuning is known to catch up on large
-# models only. Where rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha
-# (lab 03). PiSSA starts on the largest directions of W, not at zero, which is meant to make the first steps count for
-# more: see whether these few steps show that. The parameters and the bytes are certain.
+# Read the intervals first; then mind what a table of short runs cannot say. The bottleneck, IA3, prompt and prefix were
+# given higher learning rates (`relatives.RATES`), more steps may change the order, and prompt tuning is known to catch
+# up on large models only. Prefix begins with random keys and values, which disturb the base until they are trained.
+# Where rsLoRA is ahead of LoRA, it is by its larger factor: at one rank it is LoRA with another alpha (lab 03). PiSSA
+# starts on the largest directions of W, not at zero, which is meant to make the first steps count for more: see whether
+# these few steps show that. The parameters and the bytes are certain.
 #
 # ## Four adapters over one base
 # From here on it is LoRA, which can be mixed, merged and batched. Each of the four tasks gets an adapter of its own,
@@ -288,12 +289,14 @@ table(*({"figure": name, "own adapter": str(score)} for name, score in found.ite
 # %% [markdown]
 # To copy an order number and to choose a team are two things to learn; see whether their intervals touch. The team is
 # one token of a whole reply, so it weighs little in the mean loss, and a reply that sounds right but comes from the
-# wrong team is a mistake that ROUGE-L hides. Read one, if there is one. The check reads the team's name only: is the
-# promise behind it that team's, too?
+# wrong team is a mistake that ROUGE-L hides. Where it stands counts as well: when these replies began with "Greetings
+# from the stock team", nine letters in a hundred more got a wrong team, by the same training, than now that the team
+# comes first, where the base has learnt to answer a question. Read one, if there is one. The check reads the team's
+# name only: is the promise behind it that team's, too?
 
 # %%
 answers, wanted = grid["reply"]["reply"].answers, held["reply"]["completion"]
-wrong = [i for i, t in enumerate(inbox.tickets()) if f"from the {t['intent']} team" not in answers[i]]
+wrong = [i for i, t in enumerate(inbox.tickets()) if f"{t['intent']} team, " not in answers[i]]
 for i in wrong[:1]:
     print(held["reply"][i]["text"], "\n\nwanted:", wanted[i], "\n\nsaid:  ", answers[i])
 

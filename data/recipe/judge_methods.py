@@ -18,10 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import judge  # noqa: E402
 
 OUT = judge.DATA / "tiny-base" / "judged_methods.json"
-SHORT = {"steps": PROFILES["tiny"].steps // 2}
+TINY = PROFILES["tiny"]
+SHORT = {"steps": TINY.steps // 2, "group_by_length": True}
+LORA = SHORT | {"learning_rate": 0.75 * TINY.learning_rate}
 WAYS = {  # task: method: settings, as in the two notebooks
-    "tone": {"full": SHORT | {"method": "full", "learning_rate": 1e-4, "group_by_length": True}},
-    "intent": {"LoRA": SHORT, "QLoRA": SHORT | {"quantize": "nf4"}},
+    "tone": {"full": SHORT | {"method": "full", "learning_rate": 1e-4}},
+    "intent": {"LoRA": LORA, "QLoRA": LORA | {"quantize": "nf4"}},
 }
 
 
