@@ -418,7 +418,7 @@ kinds = {"cross-entropy": None, "class-weighted": partial(losses.class_weighted,
          "focal, gamma 2": partial(losses.focal, gamma=2.0)}
 said = {}
 for name, loss in kinds.items():
-    run = finetune(slice_, steps=current().steps // 2, group_by_length=True, loss=loss,
+    run = finetune(slice_, steps=current().steps * 3 // 4, group_by_length=True, loss=loss,
                    out=runs(f"lab06-{name.split(',')[0]}"))
     said[name] = evaluation.classify(run.model, run.tokenizer, held["prompt"], task.labels)
 plain = said["cross-entropy"]
@@ -614,7 +614,8 @@ from labkit.tables import table
 task, tokenizer = data.ticket_task("tone"), models.load()[1]
 slice_ = data.with_rare(task.train, "fear", keep=36)
 allowed = sorted({token for label in task.labels for token in encode_completion(tokenizer, label)})
-run = finetune(slice_, steps=current().steps // 2, group_by_length=True, out=runs("lab06-cross-entropy"), reuse=True)
+run = finetune(slice_, steps=current().steps * 3 // 4, group_by_length=True, out=runs("lab06-cross-entropy"),
+               reuse=True)
 batch = collate(encode(task.validation.select(range(32)), tokenizer).to_list(), pad_id(tokenizer))
 
 # %% [markdown]
