@@ -524,7 +524,7 @@ measured.beside("03_lora")
 # In the record the adapter is far above its base, the intervals do not touch, and all the same it has not passed the
 # bag of words. Before you blame the adapter, count what each had read. The bag of words had every training letter. The
 # real model had 160 steps of 4 letters, 640 of them, once each, because more would take a processor too long for a
-# lesson; tiny-base took 120 steps of 16, and had met such letters before. Sixty times the parameters are no promise:
+# lesson; tiny-base took 100 steps of 16, and had met such letters before. Sixty times the parameters are no promise:
 # under `small`, a larger `steps=` is the first thing to try (lab 09 searches for it), and a fair comparison gives both
 # sides the same rows, which is what `labkit finetune` does on a file of yours.
 #
