@@ -70,7 +70,8 @@ $(STAMP):
 			echo "Python could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 2; }; \
 	else echo "Step 1 of 2: $(VENV) is there, bringing it up to date"; fi
 	@echo "Step 2 of 2: installing the course's libraries: about 250 packages, 3 GB on disk or more, a few minutes"
-	@set -o pipefail; $(PY) -m pip install -c constraints.txt -e '.[all]' \
+	@# --no-compile: Python compiles what it imports, when it does; most of 28,000 modules never are.
+	@set -o pipefail; $(PY) -m pip install --no-compile -c constraints.txt -e '.[all]' \
 		| { grep --line-buffered -oE '(Downloading|Using cached) .*MB\)|Installing collected packages' || true; }
 	@echo "$(WANTED)" > $(STAMP)
 	@echo "Ready."

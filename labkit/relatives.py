@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit import data, evaluation, models
+from labkit import data, evaluation, models, profiles
 from labkit.adapters import family
 from labkit.data.encode import collate, encode, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.answering import batches
+from labkit.kernels import quick
 from labkit.profiles import current
 from labkit.scratch import loop
 from labkit.training import capped
@@ -92,21 +93,23 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: 
         raise LabError("every parameter of this model is frozen, so there is nothing to train", where="model",
                        todo="Attach an adapter to it first, or load it anew")
     optimizer, device, losses = torch.optim.AdamW(moving, weight_decay=0.0), moving[0].device, []
+    low = torch.autocast(device.type, torch.bfloat16, enabled=profiles.bf16())
     torch.manual_seed(seed)
     model.train()
-    for step, batch in enumerate(picked):
-        for group in optimizer.param_groups:
-            group["lr"] = loop.learning_rate_at(step + 1, steps + 1, max(1, steps // 20), learning_rate)
-        given = {k: v.to(device) for k, v in collate([rows[i] for i in batch], pad_id(tokenizer)).items()}
-        labels = given.pop("labels")
-        with models.quiet():
-            logits = model(**given, use_cache=False).logits[:, -labels.shape[1] :]  # virtual tokens stand in front
-        loss = loop.next_token_loss(logits.float(), labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(moving, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    with quick(model):
+        for step, batch in enumerate(picked):
+            for group in optimizer.param_groups:
+                group["lr"] = loop.learning_rate_at(step + 1, steps + 1, max(1, steps // 20), learning_rate)
+            given = {k: v.to(device) for k, v in collate([rows[i] for i in batch], pad_id(tokenizer)).items()}
+            labels = given.pop("labels")
+            with models.quiet(), low:
+                logits = model(**given, use_cache=False).logits[:, -labels.shape[1] :]  # virtual tokens stand in front
+            loss = loop.next_token_loss(logits.float(), labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(moving, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
     model.eval()
     return losses
 
