@@ -71,7 +71,7 @@ $(STAMP):
 	else echo "Step 1 of 2: $(VENV) is there, bringing it up to date"; fi
 	@echo "Step 2 of 2: installing the course's libraries: about 250 packages, 3 GB on disk or more, a few minutes"
 	@# --no-compile: Python compiles what it imports, when it does; most of 28,000 modules never are.
-	@set -o pipefail; $(PY) -m pip install --no-compile -c constraints.txt -e '.[all]' \
+	@set -o pipefail; $(PY) -m pip install -c constraints.txt -e '.[all]' --no-compile \
 		| { grep --line-buffered -oE '(Downloading|Using cached) .*MB\)|Installing collected packages' || true; }
 	@echo "$(WANTED)" > $(STAMP)
 	@echo "Ready."
