@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labkit import data, evaluation, models, profiles
+from labkit import data, evaluation, models
 from labkit.adapters import family
 from labkit.data.encode import collate, encode, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.answering import batches
 from labkit.kernels import quick
-from labkit.profiles import current
+from labkit.profiles import bf16, current
 from labkit.scratch import loop
 from labkit.training import capped
 
@@ -80,6 +80,8 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: 
           batch_size: int, learning_rate: float, seed: int = 0) -> list[float]:
     """Train what is not frozen by AdamW, with a warm-up and half a cosine; gives each step's loss, nats a token.
 
+    In bfloat16 where the machine does that well, as `finetune`.
+
     Raises:
         LabError: all of it is frozen.
     """
@@ -93,7 +95,7 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: 
         raise LabError("every parameter of this model is frozen, so there is nothing to train", where="model",
                        todo="Attach an adapter to it first, or load it anew")
     optimizer, device, losses = torch.optim.AdamW(moving, weight_decay=0.0), moving[0].device, []
-    low = torch.autocast(device.type, torch.bfloat16, enabled=profiles.bf16())
+    low = torch.autocast(device.type, torch.bfloat16, enabled=bf16())
     torch.manual_seed(seed)
     model.train()
     with quick(model):

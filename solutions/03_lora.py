@@ -524,9 +524,9 @@ measured.beside("03_lora")
 # In the record the adapter is far above its base, the intervals do not touch, and all the same it has not passed the
 # bag of words. Before you blame the adapter, count what each had read. The bag of words had every training letter. The
 # real model had 160 steps of 4 letters, 640 of them, once each, because more would take a processor too long for a
-# lesson; tiny-base took 100 steps of 16, and had met such letters before. Sixty times the parameters are no promise:
-# under `small`, a larger `steps=` is the first thing to try (lab 09 searches for it), and a fair comparison gives both
-# sides the same rows, which is what `labkit finetune` does on a file of yours.
+# lesson; tiny-base read more than twice as many, and had met such letters before. Sixty times the parameters are no
+# promise: under `small`, a larger `steps=` is the first thing to try (lab 09 searches for it), and a fair comparison
+# gives both sides the same rows, which is what `labkit finetune` does on a file of yours.
 #
 # Under `full`, the profile for a GPU, the code stays the same. The base model, the learning rate and the steps are
 # others; `labkit.profiles` sets them.

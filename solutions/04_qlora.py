@@ -498,9 +498,9 @@ fit.table()
 # %% [markdown]
 # ## One table
 # Now train all three on the same rows: routing tickets to one of the teams. Who compares methods needs runs that agree
-# with themselves: at LoRA's usual rate, runs on tiny-base that differed in nothing but the seed lay up to four points
-# apart, at three quarters of it up to two. **Predict** the order of the accuracies, and whether their intervals will be
-# apart.
+# with themselves. On tiny-base, at LoRA's usual rate, two runs that differ in nothing but the seed can lie as far apart
+# as two methods; at three quarters of it they lie closer together. **Predict** the order of the accuracies, and whether
+# their intervals will be apart.
 
 # %%
 from labkit import current, data, evaluation, finetune, measured, models, plots, runs
@@ -624,10 +624,10 @@ from labkit import measured
 measured.beside("04_qlora")
 
 # %% [markdown]
-# Eighty steps of four letters are few for so many intents. In the record all weights together, at their rate of 1e-4,
-# got about half of the letters right; LoRA and QLoRA, at theirs, about three in ten, where chance is one in eight. The
-# intervals of these two overlap nearly whole, so the three points between them say nothing. Memory does tell them
-# apart: LoRA's peak is half that of a full fine-tuning, and 4 bits take a third off LoRA's.
+# In the record, how many steps of four letters did each of the three have? That is few for so many intents: read
+# whether the intervals of LoRA and QLoRA overlap before you read anything into their order. Memory tells the methods
+# apart with far less doubt: compare the peak of LoRA with that of the full fine-tuning, and then see what 4 bits take
+# off it.
 #
 # With `LABKIT_PROFILE=full` the base and its learning rate change, by `labkit.profiles`. A gated base such as Llama
 # asks you to accept its licence first; the error says where.

@@ -289,10 +289,10 @@ table(*({"figure": name, "own adapter": str(score)} for name, score in found.ite
 # %% [markdown]
 # To copy an order number and to choose a team are two things to learn; see whether their intervals touch. The team is
 # one token of a whole reply, so it weighs little in the mean loss, and a reply that sounds right but comes from the
-# wrong team is a mistake that ROUGE-L hides. Where it stands counts as well: when these replies began with "Greetings
-# from the stock team", nine letters in a hundred more got a wrong team, by the same training, than now that the team
-# comes first, where the base has learnt to answer a question. Read one, if there is one. The check reads the team's
-# name only: is the promise behind it that team's, too?
+# wrong team is a mistake that ROUGE-L hides. Where that token stands counts as well: while these replies began with
+# "Greetings from the stock team", the same training got the team wrong more often than now that it comes first, in the
+# place where the base answers a question. Read a wrong one, if there is one. The check reads the team's name only: is
+# the promise behind it that team's, too?
 
 # %%
 answers, wanted = grid["reply"]["reply"].answers, held["reply"]["completion"]
