@@ -23,8 +23,8 @@ TASKS = ("tone", "entities", "summary", "reply")
 SETTINGS: dict[str, dict[str, Any]] = {  # over the profile's own, which suit one task and 16 rows a step
     "tiny": {"tone": {"steps": 60, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
              "entities": {"steps": 200, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
-             "summary": {"steps": 60, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48},
-             "reply": {"steps": 150, "batch_size": 8, "learning_rate": 2.5e-3, "alpha": 48}},
+             "summary": {"steps": 60, "batch_size": 4, "learning_rate": 2.5e-3, "alpha": 48},
+             "reply": {"steps": 140, "batch_size": 4, "learning_rate": 2.5e-3, "alpha": 48}},
 }
 MARKS = {"summary": "{}: ", "reply": "{} team, "}  # how a summary and a reply name the intent
 

@@ -1,7 +1,7 @@
 """Attention and LoRA layers for training on a CPU in bfloat16, where PyTorch's and peft's own are slow.
 
 On rows as short as tickets, plain matrix products take a third of the time of PyTorch's flash kernel for CPUs; like
-that kernel they keep no (seq, seq) matrix from forward to backward, but compute it again. And a LoRA layer in one
+that kernel they keep no large (seq, seq) matrix from forward to backward, but compute it again. And a LoRA layer in one
 function writes its detour into W x without passes of its own for the scale, the sum and each change of type.
 """
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "labkit_products"  # under which transformers knows the attention
+KEPT_SCORES = 1 << 21  # of a layer, up to which they are kept for the backward pass: 4 MB
 MOST_SCORES = 1 << 24  # scores of a batch, all heads together, at 2 bytes each; above, PyTorch's kernel is taken
 
 
 def by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None,
                 scale: float) -> torch.Tensor:
-    """softmax(scale Q K^T) V by matrix products, with a backward pass that computes the softmax again.
+    """softmax(scale Q K^T) V by matrix products, with a backward pass that computes a large softmax again.
 
     Args:
         query: (batch, heads, seq, width). key, value: (batch, key heads, seq, width); heads is a multiple of theirs.
@@ -55,6 +56,7 @@ def _products():
             ctx.save_for_backward(query, key, value, seen)
             ctx.scale = scale
             shares = probabilities(query, key, seen, scale)
+            ctx.shares = shares if shares.numel() <= KEPT_SCORES else None
             return (_grouped(shares, key) @ value).view(query.shape)
 
         @staticmethod
@@ -62,7 +64,7 @@ def _products():
         def backward(ctx, given):
             query, key, value, seen = ctx.saved_tensors
             given = _grouped(given, key)
-            shares = probabilities(query, key, seen, ctx.scale)
+            shares = probabilities(query, key, seen, ctx.scale) if ctx.shares is None else ctx.shares
             to_shares = (given @ value.transpose(-1, -2)).view(shares.shape)
             to_scores = _grouped(torch._softmax_backward_data(to_shares, shares, -1, shares.dtype), key)
             shares = _grouped(shares, key)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from labkit import data, evaluation, models
 from labkit.adapters import family
-from labkit.data.encode import collate, encode, encode_prompt, pad_id
+from labkit.data.encode import IGNORED, collate, encode, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.answering import batches
 from labkit.kernels import quick
@@ -104,8 +104,9 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: 
                 group["lr"] = loop.learning_rate_at(step + 1, steps + 1, max(1, steps // 20), learning_rate)
             given = {k: v.to(device) for k, v in collate([rows[i] for i in batch], pad_id(tokenizer)).items()}
             labels = given.pop("labels")
+            labels = labels[:, int((labels != IGNORED).any(0).nonzero()[0]) - 1 :]  # from the last token of a prompt on
             with models.quiet(), low:
-                logits = model(**given, use_cache=False).logits[:, -labels.shape[1] :]  # virtual tokens stand in front
+                logits = model(**given, use_cache=False, logits_to_keep=labels.shape[1]).logits
             loss = loop.next_token_loss(logits.float(), labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(moving, 1.0)
@@ -133,7 +134,10 @@ def pick(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Se
     device = next(model.parameters()).device
     with torch.inference_mode(), models.quiet():
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device, side="right"):
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -ids.shape[1] :]
-            last = logits[torch.arange(len(rows)), mask.sum(-1) - 1][:, first]
+            ends = mask.sum(-1) - 1
+            begin = int(ends.min())  # logits from there on, counted from the end: virtual tokens stand in front
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False,
+                           logits_to_keep=ids.shape[1] - begin).logits
+            last = logits[torch.arange(len(rows)), ends - begin][:, first]
             said |= {i: labels[best] for i, best in zip(rows, last.argmax(-1).tolist(), strict=True)}
     return [said[i] for i in range(len(asked))]

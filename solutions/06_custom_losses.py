@@ -238,7 +238,8 @@ from labkit import current, data, finetune, losses, models, runs, similarity
 tokenizer = models.load()[1]
 rows = similarity.encode_pairs(data.read("pairs/train"), tokenizer)
 same = rows.select([i for i, y in enumerate(rows["y"]) if y == 0])  # InfoNCE has no use for the others
-steps = int(1.2 * current().steps * current().batch_size / 16)  # a fifth more pairs than letters elsewhere
+usual = current().steps * current().batch_size  # letters that a run of the profile reads
+steps = int(1.2 * usual / 16)
 setting = dict(batch_size=16, learning_rate=2 * current().learning_rate, collator=similarity.PairCollator(tokenizer),
                skip=("loss_mask", "end_of_turn"))  # tripwires of language modelling
 tuned = {

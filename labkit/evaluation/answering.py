@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from labkit.data.encode import encode_completion, encode_prompt, pad_id
 from labkit.errors import LabError
+from labkit.evaluation.room import roomy_cache
 from labkit.models import end_of_turn, quiet
 from labkit.profiles import limited
 
@@ -175,6 +176,16 @@ def _read(model, ids: list[int], device) -> tuple[str, list]:
     return name, [(layer.keys, layer.values) for layer in read[name].layers]
 
 
+@cache
+def _cache_name() -> str:
+    """The name by which `generate` takes a cache."""
+    import inspect
+
+    from transformers import LlamaForCausalLM
+
+    return next(name for name in CACHE if name in inspect.signature(LlamaForCausalLM.forward).parameters)
+
+
 def _copies(begun: tuple[str, list] | None, rows: int) -> dict:
     """A fresh cache for a batch, all rows of which begin alike."""
     if begun is None:
@@ -232,6 +243,8 @@ def generate(
     with torch.inference_mode(), quiet():
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device):
             own = {"adapter_names": [adapter_names[i] for i in rows]} if adapter_names else {}
+            if room := roomy_cache(model):
+                own[_cache_name()] = room
             if allowed:
                 own["prefix_allowed_tokens_fn"] = partial(_next_of, allowed, ids.shape[1])
             said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **own)
