@@ -79,7 +79,7 @@ def learn_merges(pieces: Counter[tuple[str, ...]], number: int) -> list[tuple[st
             parts = apply_merge(parts, merges[-1])
     words = [(list(piece), n) for piece, n in pieces.items()]
     for merge in merges:
-        words = [(apply_merge(parts, merge), n) for parts, n in words]
+        words = [(apply_merge(parts, merge) if merge[0] in parts else parts, n) for parts, n in words]
 
     pairs: Counter[tuple[str, str]] = Counter()
     holders: dict[tuple[str, str], set[int]] = {}
