@@ -84,7 +84,7 @@ def test_a_model_from_the_hub_is_trained_in_every_way_with_its_tripwires(trained
     ("full", "02", "4"),  # it is stopped in its third
     ("full", "03", "2"),
     ("full", "04", "2"),
-    ("small", "03", "2"),  # all labs that have a record under small run on the real one for it
+    ("small", "03", "2"),  # another name and another way to fetch it; the rest is the same
 ])
 def test_a_lab_runs_whole_on_what_the_hub_serves(profile, lab, steps, checkpoints, tmp_path, monkeypatch):
     few = {"LABKIT_STEPS": steps, "LABKIT_TOKENS": "4", "LABKIT_ROWS": "12"}
