@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.labkit-stamp
+unexport PYTHONDONTWRITEBYTECODE  # where it is set (many images do), each start would compile torch anew: 24 s, not 9
 
 # What was installed, and from where: a change in either, or a folder that was moved, installs again.
 WANTED := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr ' ' '-')
@@ -70,8 +71,11 @@ $(STAMP):
 			echo "Python could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 2; }; \
 	else echo "Step 1 of 2: $(VENV) is there, bringing it up to date"; fi
 	@echo "Step 2 of 2: installing the course's libraries: about 250 packages, 3 GB on disk or more, a few minutes"
-	@# --no-compile: Python compiles what it imports, when it does; most of 28,000 modules never are.
+	@# --no-compile: of 28,000 modules most are never imported. Those that are, are compiled at their first import:
+	@# here, for the large libraries, so that the first lab does not wait for it.
 	@set -o pipefail; $(PY) -m pip install -c constraints.txt -e '.[all]' --no-compile \
 		| { grep --line-buffered -oE '(Downloading|Using cached) .*MB\)|Installing collected packages' || true; }
+	@$(PY) -W ignore -c 'import datasets, matplotlib.pyplot, peft, sklearn.metrics; from transformers import LlamaForCausalLM, Trainer' \
+		2>/dev/null || echo "Some libraries cannot be imported here: labkit doctor says which"
 	@echo "$(WANTED)" > $(STAMP)
 	@echo "Ready."
