@@ -53,18 +53,17 @@ def _products():
     class Products(torch.autograd.Function):
         @staticmethod
         def forward(ctx, query, key, value, seen, scale):
-            ctx.save_for_backward(query, key, value, seen)
-            ctx.scale = scale
             shares = probabilities(query, key, seen, scale)
-            ctx.shares = shares if shares.numel() <= KEPT_SCORES else None
+            ctx.save_for_backward(query, key, value, seen, shares if shares.numel() <= KEPT_SCORES else None)
+            ctx.scale = scale
             return (_grouped(shares, key) @ value).view(query.shape)
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx, given):
-            query, key, value, seen = ctx.saved_tensors
+            query, key, value, seen, shares = ctx.saved_tensors
             given = _grouped(given, key)
-            shares = probabilities(query, key, seen, ctx.scale) if ctx.shares is None else ctx.shares
+            shares = probabilities(query, key, seen, ctx.scale) if shares is None else shares
             to_shares = (given @ value.transpose(-1, -2)).view(shares.shape)
             to_scores = _grouped(torch._softmax_backward_data(to_shares, shares, -1, shares.dtype), key)
             shares = _grouped(shares, key)

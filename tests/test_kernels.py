@@ -28,9 +28,11 @@ def masks(seq=9):
             "packed": (causal & (member[:, :, None] == member[:, None]))[:, None]}
 
 
+@pytest.mark.parametrize("kept", [0, kernels.KEPT_SCORES])  # the softmax is computed again, or kept
 @pytest.mark.parametrize("name", ["none", "causal", "padded", "packed"])
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_the_same_as_pytorchs_forwards_and_backwards(name, key_heads):
+def test_the_same_as_pytorchs_forwards_and_backwards(name, key_heads, kept, monkeypatch):
+    monkeypatch.setattr(kernels, "KEPT_SCORES", kept)
     seen = masks()[name]
     mine, theirs = tensors(key_heads=key_heads), tensors(key_heads=key_heads)
     given = torch.randn(3, 4, 9, 8, dtype=torch.float64)
@@ -56,11 +58,13 @@ def test_a_token_that_may_look_nowhere_gives_numbers():
     assert said.isfinite().all() and all(t.grad.isfinite().all() for t in given)
 
 
-def test_nothing_of_seq_by_seq_is_kept_for_the_backward_pass():
+@pytest.mark.parametrize("most, there", [(0, False), (kernels.KEPT_SCORES, True)])
+def test_what_is_seq_by_seq_is_kept_for_the_backward_pass_only_where_it_is_small(most, there, monkeypatch):
+    monkeypatch.setattr(kernels, "KEPT_SCORES", most)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         kernels.by_products(*tensors(seq=40), None, 0.3)
-    assert kept and all(shape.numel() < 3 * 4 * 40 * 40 for shape in kept)  # in whatever shape
+    assert kept and any(shape.numel() >= 3 * 4 * 40 * 40 for shape in kept) == there  # in whatever shape
 
 
 @pytest.mark.parametrize("bias", [False, True])
