@@ -167,18 +167,17 @@ def _for_attention(mask: torch.Tensor, model) -> torch.Tensor:
     return nothing.masked_fill(~mask, torch.finfo(model.dtype).min)
 
 
-def _read(model, ids: list[int], device) -> tuple[str, list]:
-    """The name that the model has for its cache, and the keys and values of each layer, after reading `ids`."""
+def _read(model, ids: list[int], device) -> list:
+    """The keys and values of each layer, after reading `ids`."""
     import torch
 
     read = model(input_ids=torch.tensor([ids], device=device), use_cache=True, logits_to_keep=1)
-    name = next(name for name in CACHE if name in read)
-    return name, [(layer.keys, layer.values) for layer in read[name].layers]
+    return [(layer.keys, layer.values) for layer in read[_cache_name()].layers]
 
 
 @cache
 def _cache_name() -> str:
-    """The name by which `generate` takes a cache."""
+    """The name by which this version's models take a cache and give it back."""
     import inspect
 
     from transformers import LlamaForCausalLM
@@ -186,17 +185,16 @@ def _cache_name() -> str:
     return next(name for name in CACHE if name in inspect.signature(LlamaForCausalLM.forward).parameters)
 
 
-def _copies(begun: tuple[str, list] | None, rows: int) -> dict:
+def _copies(begun: list | None, rows: int) -> dict:
     """A fresh cache for a batch, all rows of which begin alike."""
     if begun is None:
         return {}
     from transformers import DynamicCache
 
-    name, layers = begun
     cache = DynamicCache()
-    for i, (keys, values) in enumerate(layers):
+    for i, (keys, values) in enumerate(begun):
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
-    return {name: cache}
+    return {_cache_name(): cache}
 
 
 def classify(model, tokenizer, prompts: Sequence, labels: Sequence[str], batch_size: int = 16) -> list[str]:
