@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from labkit import checkpoints, guards, processes, profiles
 from labkit.data.encode import COLUMNS, IGNORED
+from labkit.errors import LabError
 from labkit.losses import at_places
 from labkit.monitoring.live import NAMES
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, Trainer
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 TOLD = ("prompt", "completion", "text", "label", "family", "id", "line")  # columns that say what a row is
 WARMUP = 0.05  # share of the steps in which the learning rate rises
@@ -150,6 +151,7 @@ def make_trainer(
 
     stop = StopCleanly()
     trainer = SparseTrainer(
+        optimizer_cls_and_kwargs=_muon(tuned, arguments) if settings.get("optimizer") == "muon" else None,
         model=tuned,
         args=arguments,
         data_collator=collator,
@@ -159,6 +161,22 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, stop
+
+
+def _muon(tuned: PreTrainedModel, arguments: TrainingArguments) -> tuple[type, dict]:
+    """Muon, where everything that is trained is a matrix inside the layers and whole in this process."""
+    from labkit.muon import Muon
+
+    whole = {*map(id, (tuned.get_input_embeddings().weight, getattr(tuned.get_output_embeddings(), "weight", None)))}
+    others = [name for name, p in tuned.named_parameters() if p.requires_grad and (p.ndim != 2 or id(p) in whole)]
+    if others:
+        raise LabError(f"Muon is for matrices inside the layers, and {others[0]} is none", where="optimizer",
+                       todo="Take optimizer='adamw', or LoRA without further modules")
+    if arguments.fsdp:
+        raise LabError("Muon needs whole matrices, and FSDP splits them", where="optimizer",
+                       todo="Take optimizer='adamw'")
+    return Muon, {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay,
+                  "momentum": arguments.adam_beta1}
 
 
 class LengthGroups:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLED = 8  # weights of a model that is trained as a whole that are compared with what they were
+RATES = {"adamw": 1, "muon": 2}  # learning rate for an adapter, times what the profile says
 KEPT = 4  # datasets that stay encoded for the next training in this process
 MOST_LABELS = 50  # different answers, each met more than once, that are taken for labels
 _kept_rows: dict[tuple[str, str, int], Dataset] = {}
@@ -116,6 +117,7 @@ def finetune(
     dropout: float = 0.0,
     targets: str | list[str] = "all-linear",
     quantize: str | None = None,
+    optimizer: str = "adamw",
     learning_rate: float | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -152,7 +154,10 @@ def finetune(
         method: "lora", "rslora", "dora", "pissa", or "full" for all weights.
         rank, alpha, dropout, targets: of the adapter; alpha is 2 r where it is not given.
         quantize: None, "nf4" or "int8": how the frozen base is kept.
-        learning_rate: peak; where it, rank, steps or batch_size are not given, the profile that suits the model says.
+        optimizer: "adamw", or "muon" for adapters of matrices only (`labkit.muon`); its momentum is `adam_beta1` of
+            `arguments`, 0.9 unless told.
+        learning_rate: peak; where it, rank, steps or batch_size are not given, the profile that suits the model says,
+            for Muon twice what it says for AdamW.
         steps: optimizer steps, each of `batch_size` rows. LABKIT_STEPS caps it from outside.
         schedule: a transformers scheduler; the first twentieth of the steps is warm-up.
         max_length: in tokens; longer rows are refused, not cut.
@@ -213,8 +218,11 @@ def finetune(
                        "evaluate_every")
     if schedule not in (known := [kind.value for kind in SchedulerType]):
         raise LabError(f"there is no schedule {schedule!r}", where="schedule", expected=", ".join(known))
+    if optimizer not in RATES:
+        raise LabError(f"there is no optimizer {optimizer!r} here", where="optimizer", expected=", ".join(RATES),
+                       todo="Others go by arguments={'optim': ...}, under transformers' names")
     if learning_rate is None:
-        learning_rate = profile.full_learning_rate if full else profile.learning_rate
+        learning_rate = profile.full_learning_rate if full else profile.learning_rate * RATES[optimizer]
     settings = {
         "model": name,
         "method": method,
@@ -229,6 +237,7 @@ def finetune(
         "batch_size": batch_size,
         "weight_decay": weight_decay,
         "schedule": schedule,
+        **({} if optimizer == "adamw" else {"optimizer": optimizer}),
         "max_length": max_length or profile.max_length,
         "bf16": profiles.bf16() if bf16 is None else bf16,
         "kernels": kernels,

@@ -113,8 +113,8 @@ class Interrupt(TrainerCallback):
 @pytest.mark.parametrize(
     "options",
     [{"dropout": 0.2}, {"method": "pissa"}, {"method": "full", "rank": None},
-     {"group_by_length": True, "batch_size": 8}],
-    ids=["dropout", "pissa", "full", "groups"],
+     {"group_by_length": True, "batch_size": 8}, {"optimizer": "muon"}],
+    ids=["dropout", "pissa", "full", "groups", "muon"],
 )
 def test_a_run_that_was_interrupted_goes_on_from_its_checkpoint_to_the_same_bytes(examples, tmp_path, options):
     options = QUICK | options | {"steps": 7}  # more than an epoch, so that the order of rows is drawn anew in it

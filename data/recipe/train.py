@@ -25,12 +25,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from labkit import kernels
+from labkit import kernels, muon
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus  # noqa: E402
 import induction  # noqa: E402
-import muon  # noqa: E402
 import tokenizer as bpe  # noqa: E402
 
 DATA = Path(__file__).resolve().parent.parent

@@ -1,10 +1,13 @@
-"""Muon in fp32, for CPUs: torch's own computes in bfloat16, which a CPU without such arithmetic does ten times slower.
+"""Muon: an optimizer whose steps move all directions of a matrix alike, so that rare ones are learnt along with common.
 
 Momentum, then the nearest matrix with all singular values near 1, by five Newton-Schulz steps (Jordan et al., 2024;
-coefficients and scaling as in torch.optim.Muon). Matrices of one shape go through it together.
+coefficients and scaling as in torch.optim.Muon). In fp32, for CPUs: torch's own computes in bfloat16, which a CPU
+without such arithmetic does ten times slower. Matrices of one shape go through it together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -15,11 +18,13 @@ STEPS = 5
 class Muon(torch.optim.Optimizer):
     """For matrices inside the layers; `lr` is multiplied by sqrt(max(1, rows / columns))."""
 
-    def __init__(self, params, lr: float, weight_decay: float = 0.01, momentum: float = 0.95):
+    def __init__(self, params: Iterable, lr: float, weight_decay: float = 0.01, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: Callable | None = None) -> None:
+        if closure is not None:
+            raise NotImplementedError("Muon takes no closure")
         for group in self.param_groups:
             shapes: dict[torch.Size, list[torch.Tensor]] = {}
             for parameter in group["params"]:
