@@ -128,6 +128,12 @@ def test_the_examples_in_docstrings_hold():
 # -- what is shown -------------------------------------------------------------------------------------------------
 
 
+def test_a_figure_without_which_the_first_says_too_little_stands_beside_it():
+    laps = {"a": [{"rows/s": 9.0, "KL, nats": 0.03}], "b": [{"rows/s": 3.0, "KL, nats": 0.01}]}
+    (row,) = report.ratios([in_turn(job(laps, [("a", "b")], beside="KL, nats"), 1)], 1).rows
+    assert row["ratio"].startswith("3.00") and row["figures"] == "9 against 3 rows/s; KL: 0.03 against 0.01 nats"
+
+
 def test_the_table_of_ways_has_medians_with_their_spread_and_words_as_they_are():
     laps = [{"rows/s": value, "said": "48 of 48"} for value in (1000, 3000, 2000)]
     assert report.ways(in_turn(job({"a": laps}), 3)).rows == [

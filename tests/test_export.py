@@ -105,6 +105,12 @@ def test_other_precisions_are_smaller_and_near(home, fp32, precision, share, mos
     assert np.abs(model.score_labels(ASKED, TONE.labels) - fp32.score_labels(ASKED, TONE.labels)).max() < most
 
 
+def test_a_recipe_of_ones_own_is_taken_in_eight_bits_too(home):
+    model = to_onnx("tiny", "int8", recipe=Recipe(bits=8, symmetric=True, block=16), out=home / "int8, block 16")
+    assert model.facts["recipe"]["block"] == 16 and model.facts["precision"] == "int8"
+    assert model.bytes > 1.05 * to_onnx("tiny", "int8", out=home / "int8").bytes  # twice as many scales
+
+
 def one_product(folder, weight):
     """A folder with a graph of one MatMul with this weight (d_out, d_in)."""
     from onnx import TensorProto, helper, numpy_helper

@@ -55,7 +55,8 @@ def to_onnx(run_or_model: Any = None, precision: str = "fp32", adapters: Mapping
     if precision not in PRECISIONS:
         raise LabError(f"there is no precision {precision!r}", where="precision", expected=", ".join(PRECISIONS))
     genai()
-    recipe = (recipe or quantize.INT4) if precision == "int4" else quantize.INT8 if precision == "int8" else None
+    usual = {"int4": quantize.INT4, "int8": quantize.INT8}.get(precision)
+    recipe = (recipe or usual) if usual else None
     adapters = {name: _adapter_folder(path) for name, path in (adapters or {}).items()}
     out = Path(out) if out else _place(run_or_model, precision, bool(adapters))
     refuse(adapters, out)

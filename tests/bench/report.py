@@ -56,10 +56,11 @@ def _pair(result: Result, way: str, against: str) -> dict:
     row = {"part": result.part, "what": result.what, "way": way, "against": against}
     if gone := [name for name in (way, against) if name in result.absent]:
         return row | {"ratio": ABSENT, "figures": result.absent[gone[0]]}
-    ratio = Middle.of(result.ratios(way, against))
-    ours, theirs = (Middle.of(result.values(name)).median for name in (way, against))
-    return row | {"ratio": f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
-                  "figures": f"{number(ours)} against {number(theirs)} {result.figure}"}
+    ratio, said = Middle.of(result.ratios(way, against)), []
+    for figure in filter(None, (result.figure, result.beside)):
+        ours, theirs = (number(Middle.of(result.values(name, figure)).median) for name in (way, against))
+        said.append(_measured(figure, f"{ours} against {theirs}"))
+    return row | {"ratio": f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})", "figures": "; ".join(said)}
 
 
 def _limit(result: Result, way: str, figure: str, most: float) -> dict:
@@ -71,14 +72,14 @@ def _limit(result: Result, way: str, figure: str, most: float) -> dict:
                   "figures": _measured(figure, Middle.of(result.values(way, figure)).median)}
 
 
-def _measured(figure: str, value: float) -> str:
+def _measured(figure: str, value: float | str) -> str:
     """A value with the name and the unit of its figure.
 
     >>> _measured("all, s", 41.2), _measured("tokens/s", 7.0)
     ('all: 41.2 s', '7 tokens/s')
     """
     name, _, unit = figure.rpartition(", ")
-    return f"{name + ': ' if name else ''}{number(value)} {unit}"
+    return f"{name + ': ' if name else ''}{value if isinstance(value, str) else number(value)} {unit}"
 
 
 def ways(result: Result) -> Table:

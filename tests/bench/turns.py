@@ -39,7 +39,8 @@ class Job:
 
     `figure` is what the ways are compared by, with its unit; `more` says whether more of it is better. `pairs` are the
     comparisons that the table shows: (way, against which other). `limits` are (way, figure, the most it may be).
-    `rounds` is how often it is done at most, where once takes half an hour; None is as often as the rest.
+    `rounds` is how often it is done at most, where once takes half an hour; None is as often as the rest. `beside` is a
+    further figure, with its unit, without which the first would say too little.
     """
 
     part: str
@@ -50,6 +51,7 @@ class Job:
     more: bool = True
     limits: Sequence[tuple[str, str, float]] = ()
     rounds: int | None = None
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Result:
     limits: list[tuple[str, str, float]]
     laps: dict[str, list[dict[str, float | str]]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    beside: str = ""
 
     def facts(self) -> dict:
         """For JSON; `Result(**facts)` is the same again."""
@@ -135,7 +138,8 @@ def in_turn(job: Job, rounds: int, tell: Callable[[str], None] | None = None) ->
         raise LabError("two ways have one name", where=f"{job.part}, {job.what}")
     if unknown := {name for pair in job.pairs for name in pair} - {*names, ""}:
         raise LabError(f"no way is called {', '.join(sorted(unknown))}", where=f"{job.part}, {job.what}")
-    result = Result(job.part, job.what, job.figure, job.more, list(job.pairs), list(job.limits))
+    result = Result(job.part, job.what, job.figure, job.more, list(job.pairs), list(job.limits),
+                    beside=job.beside)
     rounds = min(rounds, job.rounds or rounds)
     for turn in range(rounds):
         for way in job.ways:
