@@ -23,6 +23,9 @@ PARTS = {"train": "training", "gpu": "training on a GPU", "generate": "writing a
          "data": "data", "start": "starting"}  # of the bench, in README's words
 SPEED = ("<!-- speed: data/make_cards.py writes this from data/measured/bench.json -->", "<!-- end of speed -->")
 ABSENT = "not measured here"  # as the bench says it
+LLAMA = ("KL says how far the probabilities of the next token lie from those of fp32. Without a hub, SmolLM2's fp32 "
+         "weights are made from the very file that llama.cpp reads: it has them without rounding and pays for its "
+         "8-bit activations only, while ONNX in 8 or 4 bits rounds the weights a second time.")
 SPLITS = ("train", "validation", "test")
 TASKS = {
     "tone": "which of six tones",
@@ -245,6 +248,7 @@ def speed_part(record: dict) -> str:
                      f"Machine: {named['cores']} cores of {named['processor']}, {named['memory']}, GPU: {named['gpu']}; "
                      f"{libraries}.")
         texts += [table.markdown()] if table.rows else []
+        texts += [LLAMA] if any(row["against"] == "llama.cpp" for row in rows if row not in gone) else []
         texts += [f"Not measured there: {'; '.join(lacking)}."] if lacking else []
     if texts and (open_parts := [words for name, words in PARTS.items() if name not in record]):
         texts.append(f"Not recorded yet: {', '.join(open_parts)}.")

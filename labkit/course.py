@@ -14,12 +14,13 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from labkit import stamps
+from labkit import profiles, stamps
 from labkit.blanks import learner_source, solved_source
 from labkit.errors import LabError
 from labkit.profiles import COURSE, LIMITS, python_path
@@ -189,7 +190,7 @@ def restamp(repository: str, root: Path = COURSE) -> list[Path]:
 
 
 def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bool = True,
-        root: Path = COURSE) -> list[Result]:
+        root: Path = COURSE, at_once: int | None = None) -> list[Result]:
     """Run notebooks from top to bottom, each in a kernel of its own, and change none of them.
 
     The profile is the caller's (`LABKIT_PROFILE`); the learner's own progress file is left alone.
@@ -199,6 +200,8 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
         folder: `notebooks` (the learner's copies) or `solutions`.
         progress: show a bar.
         root: the checkout.
+        at_once: how many run side by side, each with its share of the cores; None is two where there are two cores
+            and the model is the tiny one, whose small products leave a second core idle half of the time.
 
     Returns:
         One result a lab; `str(result)` says how it went.
@@ -211,10 +214,43 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
     labs = names(chosen, root)
     for name in labs:
         built(name, folder, root)
-    with _bar(progress) as step:
-        return [
-            _execute(nbformat.read(_path(root, folder, name), as_version=4), name, root / folder, step) for name in labs
-        ]
+    if at_once is None:
+        at_once = 2 if profiles.cores() > 1 and profiles.current().name == "tiny" else 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, profiles.cores() // at_once))
+    share, kernels = {"OMP_NUM_THREADS": threads} if at_once > 1 else {}, Kernels()
+
+    def one(name: str) -> Result:
+        book = nbformat.read(_path(root, folder, name), as_version=4)
+        return _execute(book, name, root / folder, step, kernels, **share)
+
+    with _bar(progress) as step, ThreadPoolExecutor(at_once) as pool:
+        begun = [pool.submit(one, name) for name in labs]
+        try:
+            return [lab.result() for lab in begun]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            kernels.stop()
+            raise
+
+
+class Kernels:
+    """The kernels that run just now, so that Ctrl-C, which reaches the main thread alone, can end them all."""
+
+    def __init__(self):
+        self.stopped, self._running = False, []
+
+    @contextmanager
+    def having(self, client) -> Iterator[None]:
+        self._running.append(client)
+        try:
+            yield
+        finally:
+            self._running.remove(client)
+
+    def stop(self) -> None:
+        self.stopped = True
+        for client in list(self._running):
+            client.km.provisioner.process.kill()
 
 
 def built(name: str, folder: str = "solutions", root: Path = COURSE) -> Path:
@@ -361,12 +397,13 @@ def _refuse_if_edited(path: Path) -> None:
                                 f"a change to the lab itself belongs into solutions/{path.stem}.py")
 
 
-def _execute(book, name: str, folder: Path, step: Callable[[str, int, int], None], **settings: str) -> Result:
+def _execute(book, name: str, folder: Path, step: Callable[[str, int, int], None], kernels: Kernels | None = None,
+             **settings: str) -> Result:
     """Run a notebook's cells in a fresh kernel; outputs go into `book`."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    started, number, heading = time.perf_counter(), 0, ""
+    started, number, heading, kernels = time.perf_counter(), 0, "", kernels or Kernels()
     total = sum(_runs(cell) for cell in book.cells)
     step(name, 0, total)
 
@@ -380,10 +417,12 @@ def _execute(book, name: str, folder: Path, step: Callable[[str, int, int], None
                                 extra_arguments=["--IPKernelApp.log_level=ERROR"])  # no notes on its sockets
         try:
             # cell by cell, since client.execute() takes Ctrl-C for a dead kernel and would go on to the next lab
-            with client.setup_kernel(env=env):
+            with client.setup_kernel(env=env), kernels.having(client):
                 for index, cell in enumerate(book.cells):
                     if cell.cell_type == "markdown":
                         heading = _heading(cell.source) or heading
+                    elif kernels.stopped:
+                        return stopped("stopped")
                     elif _runs(cell):
                         number += 1
                         client.execute_cell(cell, index)

@@ -300,8 +300,9 @@ def test_a_real_run_keeps_the_record_of_a_lab_that_ends_and_puts_the_old_one_bac
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal from another thread ends a process on Windows")
-def test_ctrl_c_stops_the_whole_run_at_once(checkout):
-    for name in ("07_shares", "08_next"):
+@pytest.mark.parametrize("at_once, begun", [(1, "x"), (2, "xx")])
+def test_ctrl_c_stops_the_whole_run_at_once(checkout, at_once, begun):
+    for name in ("07_shares", "08_next", "09_third"):
         (checkout / "solutions" / f"{name}.py").write_text(
             "# %%\nimport time\nfrom pathlib import Path\nPath('started').open('a').write('x')\ntime.sleep(300)\n",
             encoding="utf-8",
@@ -313,19 +314,38 @@ from pathlib import Path
 from labkit import course
 root = Path({str(checkout)!r})
 def interrupt():
-    while not (root / "notebooks" / "started").exists():
+    started = root / "notebooks" / "started"
+    while not started.exists() or started.read_text() != {begun!r}:
         time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGINT)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 threading.Thread(target=interrupt, daemon=True).start()
 try:
-    course.run(progress=False, root=root)
+    course.run(progress=False, root=root, at_once={at_once})
 except KeyboardInterrupt:
     print("stopped")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=course.COURSE, capture_output=True, text=True, timeout=150)
     assert done.stdout.strip() == "stopped"
-    assert (checkout / "notebooks" / "started").read_text() == "x"
+    assert (checkout / "notebooks" / "started").read_text() == begun
+
+
+def test_labs_run_side_by_side_each_on_its_share_of_the_cores(checkout, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("labkit.profiles.cores", lambda: 4)
+    wait = """# %%
+import os, time
+from pathlib import Path
+assert os.environ["OMP_NUM_THREADS"] == "2"
+Path(NAME).write_text("here")
+while not Path("a").exists() or not Path("b").exists():  # for ever, if one waited for the other
+    time.sleep(0.1)
+"""
+    for name, mine in (("07_shares", "a"), ("08_next", "b")):
+        (checkout / "solutions" / f"{name}.py").write_text(wait.replace("NAME", repr(mine)), encoding="utf-8")
+    course.build(execute=False, progress=False, root=checkout)
+    assert [(result.name, result.ok) for result in course.run(progress=False, root=checkout)] == [
+        ("07_shares", True), ("08_next", True)]
 
 
 def test_a_lab_is_found_by_name_or_number_and_a_wrong_one_is_named_with_its_neighbours(checkout):
