@@ -18,7 +18,7 @@ LAYERS = [  # from the bottom; a module may import from its own layer and from t
     {"profiles", "tables", "plots", "processes", "launch", "cluster"},
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
-    {"monitoring", "guards", "losses", "adapters", "kernels", "measured", "teller", "checkpoints"},
+    {"monitoring", "guards", "losses", "adapters", "kernels", "measured", "muon", "teller", "checkpoints"},
     {"training", "trainer", "scaling", "evaluation", "similarity", "intake", "report", "texts", "ratefinder",
      "relatives", "wording"},
     {"export", "olive"},
