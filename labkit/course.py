@@ -215,7 +215,7 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
     for name in labs:
         built(name, folder, root)
     if at_once is None:
-        at_once = 2 if profiles.cores() > 1 and profiles.current().name == "tiny" else 1
+        at_once = 2 if len(labs) > 1 and profiles.cores() > 1 and profiles.current().name == "tiny" else 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, profiles.cores() // at_once))
     share, kernels = {"OMP_NUM_THREADS": threads} if at_once > 1 else {}, Kernels()
 

@@ -346,6 +346,10 @@ while not Path("a").exists() or not Path("b").exists():  # for ever, if one wait
     course.build(execute=False, progress=False, root=checkout)
     assert [(result.name, result.ok) for result in course.run(progress=False, root=checkout)] == [
         ("07_shares", True), ("08_next", True)]
+    alone = "# %%\nimport os\nassert 'OMP_NUM_THREADS' not in os.environ\n"  # one lab has all the cores
+    (checkout / "solutions" / "07_shares.py").write_text(alone, encoding="utf-8")
+    course.build(["07"], execute=False, progress=False, root=checkout)
+    assert course.run(["07"], progress=False, root=checkout)[0].ok
 
 
 def test_a_lab_is_found_by_name_or_number_and_a_wrong_one_is_named_with_its_neighbours(checkout):
