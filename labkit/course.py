@@ -201,7 +201,7 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
         progress: show a bar.
         root: the checkout.
         at_once: how many run side by side, each with its share of the cores; None is two where there are two cores
-            and the model is the tiny one, whose small products leave a second core idle half of the time.
+            and the model is the tiny one, whose products are too small to use a second core well.
 
     Returns:
         One result a lab; `str(result)` says how it went.

@@ -164,7 +164,7 @@ def make_trainer(
 
 
 def _muon(tuned: PreTrainedModel, arguments: TrainingArguments) -> tuple[type, dict]:
-    """Muon, where everything that is trained is a matrix inside the layers and whole in this process."""
+    """Muon, where everything that is trained is a matrix inside the layers."""
     from labkit.muon import Muon
 
     whole = {*map(id, (tuned.get_input_embeddings().weight, getattr(tuned.get_output_embeddings(), "weight", None)))}
@@ -172,9 +172,6 @@ def _muon(tuned: PreTrainedModel, arguments: TrainingArguments) -> tuple[type, d
     if others:
         raise LabError(f"Muon is for matrices inside the layers, and {others[0]} is none", where="optimizer",
                        todo="Take optimizer='adamw', or LoRA without further modules")
-    if arguments.fsdp:
-        raise LabError("Muon needs whole matrices, and FSDP splits them", where="optimizer",
-                       todo="Take optimizer='adamw'")
     return Muon, {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay,
                   "momentum": arguments.adam_beta1}
 

@@ -201,6 +201,9 @@ def finetune(
     if quantize and processes.asked_to_split():
         raise LabError("quantised weights are not split over processes here", where="quantize",
                        todo="Launch it without FSDP, or leave quantize out")
+    if optimizer == "muon" and processes.asked_to_split():
+        raise LabError("Muon needs whole matrices, and FSDP splits them", where="optimizer",
+                       todo="Launch it without FSDP, or take optimizer='adamw'")
     if not full and method not in adapters.VARIANTS:
         raise LabError(
             f"there is no method {method!r}", expected=f"full, {', '.join(adapters.VARIANTS)}", where="method"

@@ -45,3 +45,9 @@ def test_what_it_is_not_for_is_refused_in_a_sentence(examples, tmp_path, options
     with pytest.raises(LabError) as caught:
         finetune(examples, out=tmp_path, **{"model": "tiny", "steps": 2, "optimizer": "muon"} | options)
     assert says in str(caught.value) and not (tmp_path / "run.json").exists()
+
+
+def test_it_is_refused_where_matrices_are_split_over_processes(examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("labkit.processes.asked_to_split", lambda: True)
+    with pytest.raises(LabError, match="optimizer: Muon needs whole matrices, and FSDP splits them"):
+        finetune(examples, out=tmp_path, model="tiny", steps=2, optimizer="muon")
