@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 PATIENCE = 600  # seconds that one process waits for the others; LABKIT_PEER_TIMEOUT sets it from outside
+forked = False  # whether this process is one of `parallel.side_by_side`, which shows nothing of its own
 LOST = ("closed by peer", "Connection reset", "Timed out", "timed out", "Broken pipe", "Connection refused", "gloo",
         "NCCL", "Socket Timeout", "no longer reachable")  # how the libraries say that another process is gone
 

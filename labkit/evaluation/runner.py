@@ -23,7 +23,7 @@ from labkit.evaluation.answering import generate, score_labels
 from labkit.evaluation.doubt import Difference, holm, paired_bootstrap
 from labkit.evaluation.perplexity import perplexity_scores, token_log_likelihoods
 from labkit.evaluation.scores import Score, groups_of, mean_score
-from labkit.monitoring import in_notebook
+from labkit.monitoring import in_notebook, passing_line
 from labkit.scratch import metrics as by_hand
 from labkit.tables import Table
 
@@ -384,21 +384,15 @@ def _bar(name: str, rows: int, show: bool) -> Iterator[Callable[[int], None] | N
         yield None
         return
     if notebook:
-        from IPython.display import HTML, display
+        done = 0
+        with passing_line() as say:
 
-        done, looked, handle = 0, time.monotonic(), display(HTML(""), display_id=True)
+            def told(more: int) -> None:
+                nonlocal done
+                done += more
+                say(f"scoring: row {done:,} of {rows:,}")
 
-        def told(more: int) -> None:
-            nonlocal done, looked
-            done += more
-            if time.monotonic() - looked > 1:
-                looked = time.monotonic()
-                handle.update(HTML(f"scoring: row {done:,} of {rows:,}"))
-
-        try:
             yield told
-        finally:
-            handle.update(HTML(""))
         return
     from tqdm import tqdm
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from labkit import processes
 from labkit.monitoring.meter import Meter, meter_callback
 
 if TYPE_CHECKING:
@@ -19,8 +22,29 @@ EVERY = 1.0  # seconds between two looks
 
 def in_notebook() -> bool:
     """Whether a kernel runs this, so that there is a cell to show something under."""
+    if processes.forked:
+        return False
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def passing_line() -> Iterator[Callable[[str], None]]:
+    """A function that shows a text under the cell, at most one a second, gone at the end; for a notebook only."""
+    from IPython.display import HTML, display
+
+    looked, handle = time.monotonic(), display(HTML(""), display_id=True)
+
+    def say(text: str) -> None:
+        nonlocal looked
+        if time.monotonic() - looked >= EVERY:
+            looked = time.monotonic()
+            handle.update(HTML(text))
+
+    try:
+        yield say
+    finally:
+        handle.update(HTML(""))
 
 
 def say_of_the_rest(sentence: str) -> None:
