@@ -14,7 +14,7 @@ from labkit.data.tasks import to_score
 from labkit.errors import LabError
 from labkit.parallel import side_by_side
 from labkit.profiles import current, runs
-from labkit.training import Run, finetune
+from labkit.training import Run, finetune, get_ready
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,6 +49,9 @@ def train(task: str) -> Run:
 
 def train_all(tasks: Sequence[str] = TASKS) -> dict[str, Run]:
     """The adapters of several tasks, by task; on a CPU several tiny ones are trained at once, the longest first."""
+    get_ready()  # here, once, and not in each of the processes
+    for task in tasks:
+        data.ticket_task(task)
     settings = SETTINGS.get(current().name, {})
     longest = sorted(tasks, key=lambda task: -settings.get(task, {}).get("steps", current().steps))
     done = dict(zip(longest, side_by_side(train, longest), strict=True))
@@ -59,8 +62,8 @@ def bank(tasks: Sequence[str] = TASKS) -> tuple[Bank, PreTrainedTokenizerBase]:
     """All of them over one base, and the base's tokenizer."""
     base, tokenizer = models.load()
     made = Bank(base)
-    for task, run in train_all(tasks).items():
-        made.add(task, run.folder)
+    for task in tasks:
+        made.add(task, train(task).folder)
     return made, tokenizer
 
 

@@ -17,7 +17,7 @@ from labkit.adapters import family
 from labkit.data.encode import IGNORED, collate, encode, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.answering import batches
-from labkit.kernels import quick
+from labkit.kernels import joined, quick
 from labkit.profiles import bf16, current
 from labkit.scratch import loop
 from labkit.training import capped
@@ -132,7 +132,7 @@ def pick(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Se
                        todo="Take evaluation.classify, which reads them whole")
     asked, said = [encode_prompt(tokenizer, prompt) for prompt in prompts], {}
     device = next(model.parameters()).device
-    with torch.inference_mode(), models.quiet():
+    with torch.inference_mode(), models.quiet(), joined(model):
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device, side="right"):
             ends = mask.sum(-1) - 1
             begin = int(ends.min())  # logits from there on, counted from the end: virtual tokens stand in front

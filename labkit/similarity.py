@@ -14,6 +14,7 @@ from labkit.data.encode import IGNORED, pad_id
 from labkit.errors import LabError
 from labkit.evaluation import Score, mean_score, padded
 from labkit.evaluation.answering import batches
+from labkit.kernels import joined
 from labkit.losses import embeddings
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Seq
     found: list = [None] * len(ids)
     device, was = next(model.parameters()).device, model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), joined(model):
         for rows, filled, mask in batches(ids, pad_id(tokenizer), batch_size, device, "right"):
             batch = {"input_ids": filled, "attention_mask": mask}
             for i, vector in zip(rows, embeddings(model, batch, layer=layer, how=how).cpu().numpy(), strict=True):

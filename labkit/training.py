@@ -345,6 +345,14 @@ def finetune(
     return run
 
 
+def get_ready() -> None:
+    """Import now what a training imports when it begins: for whoever makes processes of this one that train."""
+    with models.quiet():
+        import accelerate  # noqa: F401
+        import peft  # noqa: F401
+        import transformers.trainer  # noqa: F401
+
+
 @cache
 def _leave_imports() -> None:
     """Keep the garbage collector from what is there by now, half a million objects that imports made.

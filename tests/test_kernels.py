@@ -174,3 +174,88 @@ def test_a_saved_model_names_no_attention_of_ours(tmp_path):
                    model="tiny")
     assert kernels.NAME not in (run.folder / "model" / "config.json").read_text()
     assert run.model.config._attn_implementation == "sdpa"
+
+
+IDS = torch.tensor([[4, 9, 20, 31, 7, 12], [5, 8, 30, 2, 11, 40]])
+
+
+def tuned_a_little(variant: str = "lora", **more):
+    torch.manual_seed(0)
+    model = adapters.attach_lora(models.load("tiny")[0], rank=4, variant=variant, **more)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "pissa", "dora"])
+def test_a_joined_adapter_answers_as_it_does_beside_the_base_and_is_put_back(variant):
+    model = tuned_a_little(variant, dropout=0.1)
+    weights = {name: p.clone() for name, p in model.state_dict().items()}
+    with torch.inference_mode():
+        apart = model(input_ids=IDS).logits
+        with kernels.joined(model):
+            together = model(input_ids=IDS).logits
+            products = sum("forward" in vars(module) for module in model.modules())
+        again = model(input_ids=IDS).logits
+    assert products == (0 if variant == "dora" else 28), "DoRA is no sum of two products: it is left to peft"
+    assert float((apart - together).abs().max()) < 1e-4
+    assert torch.equal(apart, again), "afterwards it answers by the very same operations"
+    assert all(torch.equal(weights[name], p) for name, p in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_joined_leaves_training_and_rows_of_their_own_adapters_to_peft():
+    model = tuned_a_little()
+    with kernels.joined(model):
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        with torch.inference_mode():
+            base = model(input_ids=IDS, adapter_names=["__base__"] * 2).logits
+    assert all(p.grad is not None for name, p in model.named_parameters() if "lora_" in name)
+    with torch.inference_mode(), model.disable_adapter():
+        assert float((base - model(input_ids=IDS).logits).abs().max()) < 1e-4
+        with kernels.joined(model):  # switched off it stays off
+            assert float((base - model(input_ids=IDS).logits).abs().max()) < 1e-4
+
+
+def test_joined_keeps_the_layers_of_a_training_that_looks_at_answers_in_between():
+    model = tuned_a_little()
+    with kernels.quick(model):
+        mine = [vars(module)["forward"] for module in model.modules() if "forward" in vars(module)]
+        with kernels.joined(model):
+            assert not any(vars(module).get("forward") in mine for module in model.modules())
+        assert [vars(module)["forward"] for module in model.modules() if "forward" in vars(module)] == mine
+    assert mine
+
+
+def test_joined_makes_no_sums_that_would_not_fit(monkeypatch):
+    model = tuned_a_little()
+    monkeypatch.setattr(kernels, "MOST_SUMS", 1 << 20)
+    with kernels.joined(model):
+        assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("how", ["free text", "labels"])
+def test_evaluation_answers_with_joined_adapters_as_without(how, monkeypatch):
+    from contextlib import nullcontext
+
+    from labkit.evaluation import answering
+
+    model, tokenizer = tuned_a_little(), models.load("tiny")[1]
+    prompts = data.ticket_task("tone").test["prompt"][:6]
+
+    def answers():
+        if how == "labels":
+            return answering.score_labels(model, tokenizer, prompts, ["joy", "anger"])
+        return answering.generate(model, tokenizer, prompts, 12)
+
+    seen = []
+    monkeypatch.setattr(answering, "joined", lambda model: seen.append(model) or kernels.joined(model))
+    together = answers()
+    monkeypatch.setattr(answering, "joined", lambda model: nullcontext())
+    apart = answers()
+    assert seen == [model]
+    if how == "labels":
+        torch.testing.assert_close(together, apart, rtol=0, atol=1e-3)
+    else:
+        assert together == apart

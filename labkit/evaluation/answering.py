@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from labkit.data.encode import encode_completion, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.room import roomy_cache
+from labkit.kernels import joined
 from labkit.models import end_of_turn, quiet
 from labkit.profiles import limited
 
@@ -98,7 +99,7 @@ def score_labels(
     tree = _Tree(answers, device)
     shared = min(len(os.path.commonprefix(asked)), min(map(len, asked)) - 1) if len(asked) > 1 else 0
     model.eval()
-    with torch.inference_mode(), quiet():
+    with torch.inference_mode(), quiet(), joined(model):
         begun = _read(model, asked[0][:shared], device) if shared else None
         for rows, ids, mask in batches([a[shared:] for a in asked], pad_id(tokenizer), batch_size, device,
                                         padding_side):
@@ -238,7 +239,7 @@ def generate(
                               pad_token_id=pad_id(tokenizer))
     device, was = next(model.parameters()).device, model.training
     model.eval()
-    with torch.inference_mode(), quiet():
+    with torch.inference_mode(), quiet(), joined(model):
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device):
             own = {"adapter_names": [adapter_names[i] for i in rows]} if adapter_names else {}
             if room := roomy_cache(model):

@@ -14,6 +14,7 @@ from labkit.data.encode import pad_id, start_id
 from labkit.errors import LabError
 from labkit.evaluation.answering import batches, positions
 from labkit.evaluation.scores import Score
+from labkit.kernels import joined
 from labkit.models import quiet
 from labkit.scratch.metrics import windows
 
@@ -56,7 +57,7 @@ def token_log_likelihoods(
     found = [[0.0] * (len(row) - 1) for row in rows]
     device, was = next(model.parameters()).device, model.training
     model.eval()
-    with torch.inference_mode(), quiet():
+    with torch.inference_mode(), quiet(), joined(model):
         pieces = [rows[i][begin:end] for i, begin, end, _ in cut]
         for members, ids, mask in batches(pieces, pad_id(tokenizer), batch_size, device, padding_side):
             logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False).logits
