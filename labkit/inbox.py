@@ -12,7 +12,7 @@ from labkit import data, evaluation, models
 from labkit.adapters import Bank
 from labkit.data.tasks import to_score
 from labkit.errors import LabError
-from labkit.parallel import side_by_side
+from labkit.parallel import room, side_by_side
 from labkit.profiles import current, runs
 from labkit.training import Run, finetune, get_ready
 
@@ -49,9 +49,8 @@ def train(task: str) -> Run:
 
 def train_all(tasks: Sequence[str] = TASKS) -> dict[str, Run]:
     """The adapters of several tasks, by task; on a CPU several tiny ones are trained at once, the longest first."""
-    get_ready()  # here, once, and not in each of the processes
-    for task in tasks:
-        data.ticket_task(task)
+    if room() > 1:  # with both cores, and not in each of the processes
+        get_ready(*(data.ticket_task(task).train for task in tasks))
     settings = SETTINGS.get(current().name, {})
     longest = sorted(tasks, key=lambda task: -settings.get(task, {}).get("steps", current().steps))
     done = dict(zip(longest, side_by_side(train, longest), strict=True))

@@ -97,7 +97,7 @@ def _work(sender: Connection, function: Callable, item: Any) -> None:
     """In the fork: answer with what came of one item, and what it printed."""
     processes.forked = True
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a notebook's stop button reaches it too
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if "torch" in sys.modules:  # the threads of its pool were not copied; PyTorch's own DataLoader does the same
         sys.modules["torch"].set_num_threads(1)
     with redirect_stdout(io.StringIO()) as text, redirect_stderr(text):

@@ -345,12 +345,16 @@ def finetune(
     return run
 
 
-def get_ready() -> None:
-    """Import now what a training imports when it begins: for whoever makes processes of this one that train."""
+def get_ready(*examples: Dataset) -> None:
+    """Do now what trainings on these rows begin with, imports and encoding: for whoever forks processes that train."""
     with models.quiet():
         import accelerate  # noqa: F401
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401
+
+        tokenizer = models.tokenizer()
+    for rows in examples[-KEPT:]:
+        _encoded(rows, tokenizer, profiles.current().max_length)
 
 
 @cache

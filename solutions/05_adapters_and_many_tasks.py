@@ -499,20 +499,25 @@ check("mixed_detour", mixed_detour)
 
 # %%
 from labkit import evaluation, inbox
+from labkit.parallel import side_by_side
 from labkit.tables import table
 
 bank, tokenizer = inbox.bank(["entities", "summary"])
 held = {task: inbox.held(task, every=4) for task in bank.names}
 for how in ("cat", "svd", "linear", "ties", "dare_linear"):
     bank.mix(how, {"entities": 1.0, "summary": 1.0}, how)
-rows = []
-for name in bank.names:
+
+
+def both_tasks(name):
     with bank.using(name) as model:
-        both = {task: evaluation.evaluate_model((model, tokenizer), asked, task, progress=False,
-                                                batch_size=96).main for task, asked in held.items()}
-    figures = {f"{task}, {score.metric}": str(score) for task, score in both.items()}
-    rows.append({"adapter": name, "rank": bank.model.peft_config[name].r, **figures})
-table(*rows, caption=f"{len(held['summary'])} letters of as many families; weights 1 and 1")
+        scores = {task: evaluation.evaluate_model((model, tokenizer), asked, task, progress=False,
+                                                  batch_size=96).main for task, asked in held.items()}
+    figures = {f"{task}, {score.metric}": str(score) for task, score in scores.items()}
+    return {"adapter": name, "rank": bank.model.peft_config[name].r, **figures}
+
+
+table(*side_by_side(both_tasks, bank.names),
+      caption=f"{len(held['summary'])} letters of as many families; weights 1 and 1")
 
 # %% [markdown]
 # Compare each mix with the two single adapters in the first two rows: does one keep both tasks? Mind that JSON earns a
@@ -625,19 +630,23 @@ check("constrained_choice", constrained_choice)
 # %%
 from labkit import data, evaluation, inbox
 from labkit.data.template import ENTITIES
+from labkit.parallel import side_by_side
 from labkit.tables import table
 
 bank, tokenizer = inbox.bank(["tone", "entities"])
 asked = inbox.held("entities", every=3)
-rows = []
-for name in (None, "entities"):
-    for form in (None, evaluation.JsonObject(tokenizer, ENTITIES, most=24)):
-        with bank.using(name) as model:
-            said = evaluation.generate(model, tokenizer, asked["prompt"], 140, 96, allowed=form)
-        parses, f1, *_ = evaluation.entity_scores(asked["completion"], said)
-        rows.append({"model": name or "base", "decoding": "constrained" if form else "free", "parses": str(parses),
-                     "entity F1": str(f1), "first answer begins": said[0][:60]})
-table(*rows)
+form = evaluation.JsonObject(tokenizer, ENTITIES, most=24)
+
+
+def entities(name, form):
+    with bank.using(name) as model:
+        said = evaluation.generate(model, tokenizer, asked["prompt"], 140, 96, allowed=form)
+    parses, f1, *_ = evaluation.entity_scores(asked["completion"], said)
+    return {"model": name or "base", "decoding": "constrained" if form else "free", "parses": str(parses),
+            "entity F1": str(f1), "first answer begins": said[0][:60]}
+
+
+table(*side_by_side(lambda of: entities(*of), [(None, None), (None, form), ("entities", None), ("entities", form)]))
 
 # %% [markdown]
 # With the grammar, all answers parse. What stands between the quotes is still the model's own. The base has never

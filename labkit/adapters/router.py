@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from labkit.errors import LabError
 
+MANY = 1000
+
 
 class Router:
     """Sends each text to the adapter of its intent; None, the base or a person, where it is not sure.
@@ -33,7 +35,8 @@ class Router:
         if lost := sorted(set(intents) - set(routes)):
             raise LabError(f"no route for {', '.join(lost)}", where="routes", expected="an adapter for every intent")
         self.routes, self.least = dict(routes), least
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        # What stands in one of many texts alone is of little use to others, and fitting it takes half of the time.
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(texts) > MANY else 1)
         self._model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000)).fit(list(texts), list(intents))
 
     def intents(self, texts: Sequence[str]) -> list[tuple[str, float]]:
