@@ -208,7 +208,8 @@ from labkit.tables import table
 
 task, tokenizer = data.ticket_task("tone"), models.tokenizer()
 held = task.test.select(range(0, len(task.test), 2))
-run = finetune(task.train, rank=8, steps=STEPS, bf16=False, out=runs("lab11-labkit"))
+rows = workflow["passes"]["lora"]["training_args"]["per_device_train_batch_size"]
+run = finetune(task.train, rank=8, steps=STEPS, batch_size=rows, bf16=False, out=runs("lab11-labkit"))
 tuned = {"labkit": run.model}
 for name, folder in (("olive run, same rows and mask", "masked"), ("olive finetune, joined and chopped", "tone")):
     tuned[name] = adapters.load(models.load()[0], desk.path(f"{folder}/adapter"))
@@ -228,9 +229,9 @@ print(f"points between labkit and olive finetune: {100 * (first.value - third.va
 # %% [markdown]
 # The first two are one training under two names: the same rows in the same order, the same start, the same schedule,
 # and transformers' Trainer behind both. The third has other rows (pieces of the joined text), another loss (all
-# tokens), another schedule (a constant rate), dropout, smaller batches and fewer steps. Where the intervals overlap,
-# the tickets do not tell them apart, whichever is ahead; where they do not, it is not the tool that makes the
-# difference, it is what the tool was told.
+# tokens), another schedule (a constant rate), dropout and fewer steps. Where the intervals overlap, the tickets do not
+# tell them apart, whichever is ahead; where they do not, it is not the tool that makes the difference, it is what the
+# tool was told.
 #
 # The next cell notes these figures; at the end they stand beside those of a real model, if any were recorded.
 
