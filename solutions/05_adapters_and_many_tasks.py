@@ -210,9 +210,9 @@ task = data.ticket_task("reply")
 print(task.train[0]["prompt"], "\n->", task.train[0]["completion"])
 
 # %% [markdown]
-# This is the one long training of the lab, about a minute on a laptop. On tiny-base three of the four train with Muon,
-# an optimizer that you will meet in lab 06, since it needs fewer steps. The adapters are kept on disk, and every later
-# section takes them from there.
+# This is the one long training of the lab, half a minute on a laptop, where two adapters are trained at once as
+# above. On tiny-base three of the four train with Muon, an optimizer that you will meet in lab 06, since it needs
+# fewer steps. The adapters are kept on disk, and every later section takes them from there.
 
 # %%
 base, tokenizer = models.load()
