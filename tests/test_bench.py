@@ -200,6 +200,7 @@ def test_a_part_that_breaks_off_is_told_from_one_that_ends(tmp_path):
 @pytest.mark.parametrize("words, said", [
     (["--only", "train,nothing"], "--only: there is no 'nothing'; expected train, gpu"),
     (["--model", "huge"], "--model: there is no 'huge'; expected tiny, small"),
+    (["--whole", "courses"], "--whole: there is no 'courses'; expected course, tests"),
     (["--rounds", "0"], "--rounds: 0"),
     (["--steps", "1"], "--steps: 1; expected 2 or more"),
     (["--rows", "10"], "--rows: 10; expected 1,000 or more"),
@@ -451,8 +452,10 @@ def test_a_command_that_fails_ends_the_bench_with_what_it_said():
 def test_the_whole_course_and_its_tests_are_run_once_and_only_where_they_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "LEARNERS", 1)
     options = command.Options(("tiny",), "tone", data.ROWS, tmp_path)
-    usual, whole = ([made.what for made in start.jobs(replace(options, whole=whole))] for whole in (False, True))
-    assert whole == [*usual, "the whole course, once", "the whole of the tests, once"]
+    usual, course, both = ([made.what for made in start.jobs(replace(options, whole=whole))]
+                           for whole in ((), ("course",), start.WHOLE))
+    assert course == [*usual, "the whole course, once"]
+    assert both == [*course, "the whole of the tests, once"]
     assert [made.rounds for made in start.whole_jobs()] == [1, 1]
     assert [made.limits[0][2] for made in start.whole_jobs()] == [12 * 60, 30 * 60]
     monkeypatch.setenv("PATH", str(tmp_path))

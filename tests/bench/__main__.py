@@ -23,7 +23,7 @@ from pathlib import Path
 COURSE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(COURSE), str(COURSE / "tests")]
 
-from bench import data, report  # noqa: E402
+from bench import data, report, start  # noqa: E402
 from bench.options import Options, environment  # noqa: E402
 from bench.turns import Result, in_turn, profile  # noqa: E402
 from labkit.errors import LabError  # noqa: E402
@@ -42,8 +42,9 @@ def read(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of each training on a CPU; the first one is not timed")
     parser.add_argument("--rows", type=int, default=data.ROWS, help="the largest number of rows of part data, such as "
                         f"1000000; below {data.ROWS:,} its limits and its large file are left out")
-    parser.add_argument("--whole", action="store_true", help="part start runs all solved labs and `make test` as well, "
-                        "once each: up to an hour")
+    parser.add_argument("--whole", metavar="WHAT", nargs="?", const=",".join(start.WHOLE), default="", help="part "
+                        "start runs all solved labs (course), `make test` (tests) or, where it is not said, both, once "
+                        "each: up to an hour")
     parser.add_argument("--gguf", type=Path, help="a GGUF of SmolLM2, for llama.cpp")
     parser.add_argument("--out", type=Path, default=COURSE / "build/bench", help="folder of JSON, picture, profiles")
     parser.add_argument("--profile", action="store_true", help="each way once more under cProfile, into --out")
@@ -57,6 +58,9 @@ def read(words: Sequence[str] | None = None) -> argparse.Namespace:
     for where, found, known in (("--only", asked.only, PARTS), ("--model", asked.model, ("tiny", "small"))):
         if unknown := [name for name in found if name not in known]:
             raise LabError(f"there is no {unknown[0]!r}", where=where, expected=", ".join(known))
+    asked.whole = tuple(filter(None, asked.whole.split(",")))
+    if unknown := [name for name in asked.whole if name not in start.WHOLE]:
+        raise LabError(f"there is no {unknown[0]!r}", where="--whole", expected=", ".join(start.WHOLE))
     if asked.rounds < 1:
         raise LabError(f"{asked.rounds}", where="--rounds", expected="a whole number from 1 on")
     if asked.steps is not None and asked.steps < 2:

@@ -15,7 +15,7 @@ from labkit.profiles import LIMITS, python_path
 class Options:
     """`models` are profiles, `task` one of the tickets', `rows` the largest number of part data, `scratch` a folder
     that is thrown away, `gguf` a file of the real model for llama.cpp, `steps` those of a
-    lesson of part train, None as many as suit the model. With `whole` part start runs the course and its tests too."""
+    lesson of part train, None as many as suit the model. `whole` has what part start runs besides: course, tests."""
 
     models: tuple[str, ...]
     task: str
@@ -23,7 +23,7 @@ class Options:
     scratch: Path
     gguf: Path | None = None
     steps: int | None = None
-    whole: bool = False
+    whole: tuple[str, ...] = ()
 
 
 def environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ PART = "start"
 PATIENCE = 600  # seconds that a kernel has
 LEARNERS, CLASS_SECONDS = 300, 10  # a class whose progress is shown, and what that may take
 COURSE_SECONDS, TEST_SECONDS = 12 * 60, 30 * 60  # what all solved labs may take, and `make test`, on two cores
+WHOLE = ("course", "tests")  # what takes so long that it is run only where it is asked for
 DONE = "first step done"
 SAY = f"""
 from transformers import TrainerCallback
@@ -153,7 +154,7 @@ def class_job(folder: Path) -> Job:
     return Job(PART, f"a class of {LEARNERS}", "seconds", [way], more=False, limits=[(name, "seconds", CLASS_SECONDS)])
 
 
-def whole_jobs() -> Iterator[Job]:
+def whole_jobs(asked: Sequence[str] = WHOLE) -> Iterator[Job]:
     """All solved labs without a browser, and `make test`: once each, since they take up to half an hour."""
     course = [sys.executable, "-m", "labkit", "course", "--solutions"]
     why = ("there is no make" if not shutil.which("make")
@@ -161,14 +162,15 @@ def whole_jobs() -> Iterator[Job]:
     # As somebody calls it: the bench's own settings are taken away again.
     test = ["env", "-u", "PYTHONPATH", "-u", "HF_HUB_OFFLINE", "-u", "CUDA_VISIBLE_DEVICES", "make", "test"]
     elsewhere = refuse("other processes do the work; pytest's own --durations says where the time goes")
-    for what, name, run, most in (
-        ("the whole course, once", "labkit course --solutions", partial(command, course, LABKIT_PROFILE="tiny"),
-         COURSE_SECONDS),
-        ("the whole of the tests, once", "make test", refuse(why) if why else partial(command, test),
+    for key, what, name, run, most in (
+        ("course", "the whole course, once", "labkit course --solutions",
+         partial(command, course, LABKIT_PROFILE="tiny"), COURSE_SECONDS),
+        ("tests", "the whole of the tests, once", "make test", refuse(why) if why else partial(command, test),
          TEST_SECONDS),
     ):
-        yield Job(PART, what, "seconds", [Way(name, run, elsewhere)], more=False, limits=[(name, "seconds", most)],
-                  rounds=1)
+        if key in asked:
+            yield Job(PART, what, "seconds", [Way(name, run, elsewhere)], more=False, limits=[(name, "seconds", most)],
+                      rounds=1)
 
 
 def jobs(options: Options) -> Iterator[Job]:
@@ -184,5 +186,4 @@ def jobs(options: Options) -> Iterator[Job]:
     first = [way("finetune", kernel, FINETUNE), way("plain Trainer", kernel, PLAIN)]
     yield Job(PART, "kernel to first trained step", "seconds", first, [("finetune", "plain Trainer")], more=False)
     yield class_job(options.scratch / "class")
-    if options.whole:
-        yield from whole_jobs()
+    yield from whole_jobs(options.whole)
