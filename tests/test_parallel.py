@@ -18,6 +18,7 @@ from labkit.parallel import room, side_by_side
 from labkit.training import finetune
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are made on Linux only")
+signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +112,7 @@ def test_an_error_comes_through_and_ends_the_others(tmp_path, error):
         assert "in fail" in str(found.value.__cause__), "where it happened is told"
 
 
+@signals  # so not on Windows
 def test_a_process_that_is_killed_is_told_in_a_sentence():
     with pytest.raises(LabError, match=r"item 2 of 2: its process ended without an answer \(exit code -9\)"):
         side_by_side(lambda n: n == 0 or os.kill(os.getpid(), signal.SIGKILL), (0, 1))
@@ -121,6 +123,7 @@ def test_a_value_that_cannot_come_back_is_told():
         side_by_side(lambda n: lambda: n, (0, 1))
 
 
+@signals  # so not on Windows
 def test_ctrl_c_ends_them_all(tmp_path):
     def work(n: int) -> None:
         (tmp_path / str(n)).touch()
