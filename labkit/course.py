@@ -52,7 +52,7 @@ NEED = {
     ("solutions", "09"): {"LABKIT_STEPS": "3"},  # of many short trials: a look after each third is all they have to get
 }
 
-# The longest labs, begun first where two run side by side: else one of them is left over at the end, alone.
+# The longest labs, begun first where several run side by side: else one of them is left over at the end, alone.
 LONGEST = ("11", "09", "05", "08", "06")
 
 
@@ -203,9 +203,8 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
         folder: `notebooks` (the learner's copies) or `solutions`.
         progress: show a bar.
         root: the checkout.
-        at_once: how many run side by side, each with its share of the cores; None is three where there are two cores
-            and the model is the tiny one, whose products are too small to use a second core well. Now and then a lab
-            waits, for a server or another process of its own: two labs left an eighth of two cores idle.
+        at_once: how many run side by side, each with its share of the cores; None is two where there are two cores
+            and the model is the tiny one, whose products are too small to use a second core well. Three were slower.
 
     Returns:
         One result a lab; `str(result)` says how it went.
@@ -219,7 +218,7 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
     for name in labs:
         built(name, folder, root)
     if at_once is None:
-        at_once = 3 if len(labs) > 1 and profiles.cores() > 1 and profiles.current().name == "tiny" else 1
+        at_once = 2 if len(labs) > 1 and profiles.cores() > 1 and profiles.current().name == "tiny" else 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, profiles.cores() // at_once))
     share, kernels = {"OMP_NUM_THREADS": threads} if at_once > 1 else {}, Kernels()
 
