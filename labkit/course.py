@@ -53,7 +53,7 @@ NEED = {
 }
 
 # The longest labs, begun first where several run side by side: else one of them is left over at the end, alone.
-LONGEST = ("11", "09", "05", "08", "06")
+LONGEST = ("05", "06", "08", "09", "11")
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
         return _execute(book, name, root / folder, step, kernels, **share)
 
     with _bar(progress) as step, ThreadPoolExecutor(at_once) as pool:
-        first = sorted(labs, key=lambda name: (LONGEST + (name[:2],)).index(name[:2]) if at_once > 1 else 0)
-        begun = {name: pool.submit(one, name) for name in first}
+        order = sorted(labs, key=lambda name: at_once > 1 and name[:2] not in LONGEST)
+        begun = {name: pool.submit(one, name) for name in order}
         try:
             return [begun[name].result() for name in labs]
         except KeyboardInterrupt:

@@ -5,6 +5,8 @@ Every module raises it; the command line and the notebooks print its text and no
 
 from __future__ import annotations
 
+import copyreg
+
 
 class LabError(Exception):
     """Something that the user can mend, said in one or two plain sentences.
@@ -31,6 +33,10 @@ class LabError(Exception):
         if self.todo:
             text += " " + self.todo.rstrip(".") + "."
         return text
+
+    def __reduce__(self) -> tuple:
+        """How it goes from one process to another: as it is, whatever a subclass asks for when it is made."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback: the sentence alone."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from labkit import data, profiles
+from labkit import data, guards, models, profiles
 from labkit.errors import LabError
+from labkit.guards import Tripped
 from labkit.parallel import room, side_by_side
 from labkit.training import finetune
 
@@ -110,6 +111,28 @@ def test_an_error_comes_through_and_ends_the_others(tmp_path, error):
     assert not psutil.Process().children()
     if isinstance(error, ValueError):
         assert "in fail" in str(found.value.__cause__), "where it happened is told"
+
+
+def test_a_tripwire_in_a_fork_says_what_it_says_here():
+    blind = [{"input_ids": [5, 6, 7], "labels": [-100] * 3}]
+    with pytest.raises(Tripped) as here:
+        guards.loss_mask(blind, models.load("tiny")[1])
+    with pytest.raises(Tripped) as there:
+        side_by_side(lambda _: guards.loss_mask(blind, models.load("tiny")[1]), (0, 1))
+    assert str(there.value) == str(here.value)
+    assert there.value.guard == here.value.guard == "loss_mask"
+
+
+def test_an_error_that_cannot_be_made_again_keeps_its_words():
+    class Odd(Exception):
+        def __init__(self, first, second):
+            super().__init__(f"{first} and {second}")
+
+    def fail(_) -> None:
+        raise Odd("salt", "pepper")
+
+    with pytest.raises(RuntimeError, match="Odd: salt and pepper"):
+        side_by_side(fail, (0, 1))
 
 
 @signals  # so not on Windows
