@@ -153,9 +153,10 @@ print(f"largest difference {gap:.0e}; below 1e-5: {gap < 1e-5}")
 # of the text; *prefix tuning* learns what each layer would have kept of such tokens, their keys and values. You know
 # LoRA and its variants from lab 03.
 #
-# Each kind gets the same few steps on *intent*; guessing is right once in eight. Two cores train a tiny model hardly
-# faster than one does, so `side_by_side`, which else does what `map` does, works on several kinds at once, each on a
-# core of its own. **Predict**: which kind learns most, and which is smallest on disk?
+# Each kind gets the same few steps on *intent*; guessing is right once in eight. Two cores do not train a tiny model
+# twice as fast as one does, so `side_by_side`, which otherwise does what `map` does, works on two kinds at once, each
+# on a core of its own. (With a real model, or a GPU, it takes one after the other.) **Predict**: which kind learns
+# most, and which is smallest on disk?
 
 # %%
 from labkit import data, relatives
