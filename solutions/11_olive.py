@@ -168,7 +168,7 @@ table(rows=len(rows), pieces=len(pieces), tokens=sum(map(len, rows)), of_an_answ
 # %%
 import json
 
-from labkit import olive, runs
+from labkit import current, olive, runs
 
 desk = olive.Desk(runs("lab11"))
 desk.run("""finetune -m base -d json --data_files tone.jsonl --text_field phrase --torch_dtype float32 --lora_r 8
@@ -196,8 +196,8 @@ print(script[script.index("@Registry") : script.index("@Evaluators")].strip())
 # data and settings, one by labkit and one by Olive?
 
 # %%
-STEPS = 40
-workflow = olive.masked_workflow("tone.jsonl", "masked", steps=STEPS)
+STEPS, ROWS = 40, min(8, current().batch_size)  # rows a step
+workflow = olive.masked_workflow("tone.jsonl", "masked", steps=STEPS, batch_size=ROWS)
 print(json.dumps(workflow["passes"]["lora"]["training_args"]))
 desk.write("masked.json", workflow)
 desk.run("run --config masked.json")
@@ -208,8 +208,7 @@ from labkit.tables import table
 
 task, tokenizer = data.ticket_task("tone"), models.tokenizer()
 held = task.test.select(range(0, len(task.test), 2))
-rows = workflow["passes"]["lora"]["training_args"]["per_device_train_batch_size"]
-run = finetune(task.train, rank=8, steps=STEPS, batch_size=rows, bf16=False, out=runs("lab11-labkit"))
+run = finetune(task.train, rank=8, steps=STEPS, batch_size=ROWS, bf16=False, out=runs("lab11-labkit"))
 tuned = {"labkit": run.model}
 for name, folder in (("olive run, same rows and mask", "masked"), ("olive finetune, joined and chopped", "tone")):
     tuned[name] = adapters.load(models.load()[0], desk.path(f"{folder}/adapter"))
@@ -396,12 +395,12 @@ table(*({"command": made.command.split(" -o")[0], "seconds": round(made.seconds)
 # The classifier is trained. Now for the writer, which sums up a ticket in a line: the same workflow with other rows.
 
 # %%
-from labkit import data, olive, runs
+from labkit import current, data, olive, runs
 
 desk = olive.Desk(runs("lab11"))
-train = data.ticket_task("summary").train
+train, rows = data.ticket_task("summary").train, min(8, current().batch_size)
 desk.write("summary.jsonl", ({"prompt": row["prompt"], "completion": row["completion"]} for row in train))
-desk.write("summary.json", olive.masked_workflow("summary.jsonl", "summary", steps=30))
+desk.write("summary.json", olive.masked_workflow("summary.jsonl", "summary", steps=30, batch_size=rows))
 desk.run("run --config summary.json")
 
 # %% [markdown]

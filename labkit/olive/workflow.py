@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # of Llama and its kin
 SCRIPT = str(Path(__file__).with_name("script.py"))  # what a workflow names as user_script
 TRIED = profiles.COURSE / "data" / "olive_tried.json"
-ROWS = 8  # a step: half of what labkit takes on tiny-base, since float32 takes twice as long there
 
 
 def text_template(task: str = "tone", model: str | None = None) -> str:
@@ -37,23 +36,23 @@ def text_template(task: str = "tone", model: str | None = None) -> str:
     return render(tokenizer, PROMPTS[task].replace("{text}", "{phrase}")) + "{tone}" + end
 
 
-def training_arguments(steps: int) -> dict:
+def training_arguments(steps: int, batch_size: int | None = None) -> dict:
     """What labkit's own training tells the Trainer, for a workflow's `training_args`; the profile says the rest."""
     profile, steps = profiles.current(), capped(steps)
     return {
-        "max_steps": steps, "per_device_train_batch_size": min(ROWS, profile.batch_size),
+        "max_steps": steps, "per_device_train_batch_size": batch_size or profile.batch_size,
         "learning_rate": profile.learning_rate, "lr_scheduler_type": "cosine",
         "warmup_steps": math.ceil(WARMUP * steps), "optim": "adamw_torch", "seed": 0, "data_seed": 0,
         "gradient_checkpointing": False, "logging_steps": max(1, steps // 4), "dataloader_pin_memory": False,
     }
 
 
-def masked_workflow(rows: str, out: str, steps: int, rank: int = 8) -> dict:
+def masked_workflow(rows: str, out: str, steps: int, rank: int = 8, batch_size: int | None = None) -> dict:
     """A workflow that trains LoRA as `labkit.finetune` does: same rows, same mask, same schedule, same start.
 
     Args:
         rows: a file with the columns prompt and completion. out: the folder for the adapter.
-        steps: of 8 rows, or of the profile's where it has fewer; capped by LABKIT_STEPS. rank: alpha is twice as much.
+        steps: capped by LABKIT_STEPS. rank: alpha is twice as much. batch_size: None is the profile's.
     """
     return {
         "input_model": {"type": "HfModel", "model_path": "base"},
@@ -65,7 +64,7 @@ def masked_workflow(rows: str, out: str, steps: int, rank: int = 8) -> dict:
         "passes": {"lora": {
             "type": "LoRA", "r": rank, "alpha": 2 * rank, "lora_dropout": 0.0, "target_modules": list(LINEAR),
             "torch_dtype": "float32", "allow_tf32": False,  # TF32 would round each product on a GPU, labkit's does not
-            "train_data_config": "tickets", "training_args": training_arguments(steps),
+            "train_data_config": "tickets", "training_args": training_arguments(steps, batch_size),
         }},
         "output_dir": out, "no_artifacts": True,
     }
