@@ -1,10 +1,14 @@
 """labkit: the helper package of the course on fine-tuning small language models.
 
-`import labkit` loads nothing heavy; each name below is imported from its module when it is first used.
+`import labkit` loads nothing heavy; each name below is imported from its module when it is first used. Large libraries
+that are imported after it come in less time (`imports`).
 """
 
 from __future__ import annotations
 
+from labkit import imports
+
+imports.switch_on()
 __version__ = "0.1.0"
 
 _HOMES = {

@@ -14,7 +14,7 @@ import labkit
 from labkit.profiles import COURSE
 
 LAYERS = [  # from the bottom; a module may import from its own layer and from those before it
-    {"errors"},
+    {"errors", "imports"},
     {"profiles", "tables", "plots", "processes", "launch", "cluster"},
     {"memory", "livebytes"},
     {"models", "fetch", "data", "scratch", "choosing"},
