@@ -17,6 +17,7 @@ from labkit import checkpoints, guards, processes, profiles
 from labkit.data.encode import COLUMNS, IGNORED
 from labkit.errors import LabError
 from labkit.losses import at_places
+from labkit.monitoring import Meter
 from labkit.monitoring.live import NAMES
 
 if TYPE_CHECKING:
@@ -116,6 +117,12 @@ def make_trainer(
 
         def floating_point_ops(self, inputs):
             return 0  # counted from all parameters anew in each step, and read by nobody here
+
+        def get_batch_samples(self, *args, **kwargs):
+            for callback in callbacks:  # what other callbacks did since the last step is no waiting for the loader
+                if isinstance(meter := getattr(callback, "meter", None), Meter):
+                    meter.idle()
+            return super().get_batch_samples(*args, **kwargs)
 
         def get_train_dataloader(self):
             return processes.shared(super().get_train_dataloader())
