@@ -134,13 +134,15 @@ def test_answers_of_a_mixed_batch_equal_those_of_one_adapter_at_a_time(bank):
     from labkit import evaluation
 
     tokenizer = models.load("tiny")[1]
-    prompts = ["The lamp is broken, and I want another.", "Where is it?", "Thanks for the rope.", "Send it back."]
-    names = ["summary", None, "tone", "summary"]
+    prompts = ["The lamp is broken, and I want another.", "Where is it?", "Thanks for the rope.", "Send it back."] * 2
+    names = ["summary", None, "tone", "summary", *[None] * 4]
     with bank.each(names) as rows:
-        together = evaluation.generate(bank.model, tokenizer, prompts, 8, adapter_names=rows)
+        together = evaluation.generate(bank.model, tokenizer, prompts, 30, adapter_names=rows)
+    lengths = {len(tokenizer(said)["input_ids"]) for said in together}
+    assert len(lengths) > 2, "all end at once: nothing is seen of rows that leave the batch"
     for prompt, name, said in zip(prompts, names, together, strict=True):
         with bank.using(name) as model:
-            assert evaluation.generate(model, tokenizer, [prompt], 8) == [said]
+            assert evaluation.generate(model, tokenizer, [prompt], 30) == [said]
 
 
 def test_a_mixed_batch_with_dora_is_refused(disk):

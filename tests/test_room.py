@@ -6,6 +6,8 @@ from transformers import DynamicCache, GenerationConfig
 
 from labkit import evaluation, inbox, models
 from labkit.adapters import architectures, family
+from labkit.data.template import ENTITIES
+from labkit.evaluation.answering import _written
 from labkit.evaluation.room import SPARE, roomy_cache
 
 
@@ -70,3 +72,35 @@ def test_virtual_tokens_keep_pefts_own_cache(base):
     model = family.attach(fresh, "prefix")
     assert roomy_cache(model) is None
     assert evaluation.generate(model, tokenizer, inbox.held("reply")["prompt"][:2], 5)
+
+
+@pytest.mark.parametrize("name", architectures.NAMES)
+def test_rows_that_end_leave_the_batch_and_all_answers_stay_what_they_were(name):
+    model, end = architectures.small(name).eval(), 3
+    ids, mask = torch.randint(4, 60, (24, 9), generator=torch.Generator().manual_seed(1)), torch.ones(24, 9).long()
+    mask[1, :5] = 0
+    greedy = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=0, eos_token_id=end)
+
+    def ends_by_its_prompt(_, so_far):  # after 0 to 27 tokens, which is beyond the limit for some
+        return [end] if len(so_far) - 9 >= int(so_far[8]) // 2 - 2 else list(range(4, 60))
+
+    own, read = {"prefix_allowed_tokens_fn": ends_by_its_prompt}, []
+    said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **own)[:, 9:].tolist()
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda module, args: read.append(args[0].shape))
+    rows = dict(_written(model, ids, mask, greedy, own))
+    hook.remove()
+    assert sorted(rows) == list(range(24)) and len({answer.index(end) for answer in said if end in answer}) > 8
+    for row, answer in rows.items():
+        wanted = said[row][: said[row].index(end) + 1] if end in said[row] else said[row]
+        assert answer[: len(wanted)] == wanted and set(answer[len(wanted) :]) <= {0}
+    if roomy_cache(model):
+        assert read[0][0] == 24 and read[-1][0] <= 12, "no row has left"
+        assert all(shape[1] == 1 for shape in read[1:]), "the texts were read again"
+
+
+def test_a_rule_for_tokens_follows_its_row_when_others_leave(base):
+    form = evaluation.JsonObject(base[1], ENTITIES, most=12)
+    prompts = inbox.held("entities", every=12)["prompt"]
+    together = evaluation.generate(*base, prompts, 100, allowed=form)
+    assert len({len(said) for said in together}) > 2
+    assert together == [evaluation.generate(*base, [prompt], 100, allowed=form)[0] for prompt in prompts]
