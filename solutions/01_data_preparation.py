@@ -665,7 +665,7 @@ from labkit.tables import table
 
 model, tokenizer = models.load()
 at_once = current().batch_size  # rows in a batch; a pack of 1,024 tokens holds a handful of them
-rows = encode(data.ticket_task("reply").train.select(range(12 * at_once)), tokenizer)
+rows = encode(data.ticket_task("reply").train.select(range(6 * at_once)), tokenizer)
 packs = pack(rows, 1024)
 table({"": "padded", "rows": len(rows), "real tokens": f"{token_efficiency(rows, at_once):.1%}"},
       {"": "packed", "rows": len(packs), "real tokens": f"{token_efficiency(packs, at_once // 8):.1%}"})

@@ -165,7 +165,7 @@ from labkit.parallel import side_by_side
 from labkit.tables import table
 
 intent = data.ticket_task("intent")
-trials = side_by_side(lambda kind: relatives.family_trial(kind, intent, steps=14, every=3), family.KINDS)
+trials = side_by_side(lambda kind: relatives.family_trial(kind, intent, steps=12, every=3), family.KINDS)
 table(*(t.row() for t in trials), caption=f"intent, {len(trials[0].losses)} steps of 8 letters, validation tickets")
 
 # %% [markdown]
@@ -504,7 +504,7 @@ from labkit.parallel import side_by_side
 from labkit.tables import table
 
 bank, tokenizer = inbox.bank(["entities", "summary"])
-held = {task: inbox.held(task, every=4) for task in bank.names}
+held = {task: inbox.held(task, every=6) for task in bank.names}
 for how in ("cat", "svd", "linear", "ties", "dare_linear"):
     bank.mix(how, {"entities": 1.0, "summary": 1.0}, how)
 
