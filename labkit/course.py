@@ -52,8 +52,8 @@ NEED = {
     ("solutions", "09"): {"LABKIT_STEPS": "3"},  # of many short trials: a look after each third is all they have to get
 }
 
-# The longest labs, begun first where several run side by side: else one of them is left over at the end, alone.
-LONGEST = ("05", "06", "08", "09", "11")
+# From the longest lab to the shortest: so begun where several run side by side, none is left over alone at the end.
+LONGEST_FIRST = "09 11 05 08 01 06 10 02 12 04 03 13 07 00"
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def run(chosen: list[str] | None = None, folder: str = "notebooks", progress: bo
         return _execute(book, name, root / folder, step, kernels, **share)
 
     with _bar(progress) as step, ThreadPoolExecutor(at_once) as pool:
-        order = sorted(labs, key=lambda name: at_once > 1 and name[:2] not in LONGEST)
+        order = sorted(labs, key=lambda name: LONGEST_FIRST.find(name[:2])) if at_once > 1 else labs
         begun = {name: pool.submit(one, name) for name in order}
         try:
             return [begun[name].result() for name in labs]
