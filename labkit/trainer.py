@@ -122,6 +122,8 @@ def make_trainer(
             for callback in callbacks:  # what other callbacks did since the last step is no waiting for the loader
                 if isinstance(meter := getattr(callback, "meter", None), Meter):
                     meter.idle()
+            if self.state.global_step >= self.args.max_steps:  # resumed from its last step: one more would be taken
+                return [], None
             return super().get_batch_samples(*args, **kwargs)
 
         def get_train_dataloader(self):

@@ -162,6 +162,26 @@ def test_early_stopping_that_is_killed_stops_at_the_same_step_with_the_same_best
         assert Run.read(out).curve[-1]["step"] == whole.curve[-1]["step"]
 
 
+@pytest.mark.parametrize("options", [{"steps": 6}, {"steps": 12, "evaluate_every": 1, "patience": 2}],
+                         ids=["all its steps", "early stopping"])
+def test_a_run_that_ends_after_its_last_checkpoint_takes_no_step_more(model, tmp_path, options):
+    """In the middle of an epoch of four steps the Trainer takes one more before it looks whether it is done."""
+    class Breaks(TrainerCallback):
+        def on_train_end(self, *_, **__):
+            raise OSError("the power fails")
+
+    def trained(out: str, **more) -> Run:
+        return finetune(Dataset.from_list(rows(7, 0)), Dataset.from_list(rows(5, 1)), model=model, out=tmp_path / out,
+                        **JOB | options, **more)
+
+    whole = trained("whole")
+    with pytest.raises(OSError, match="the power fails"):
+        trained("broken", callbacks=[Breaks()])
+    again = trained("broken", resume=True)
+    assert whole.curve[-1]["step"] % 4 and again.curve[-1]["step"] == whole.curve[-1]["step"]
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+
+
 # -- in this process: damage, other settings, a full disk, numbers that are none ---------------------------------------
 
 
