@@ -299,11 +299,11 @@ def test_a_real_run_keeps_the_record_of_a_lab_that_ends_and_puts_the_old_one_bac
     assert record.read_text() == "measured before"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a signal from another thread ends a process on Windows")
 def test_every_lab_has_its_turn_where_several_run_side_by_side():
     assert sorted(course.LONGEST_FIRST.split()) == [name[:2] for name in course.names()]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal from another thread ends a process on Windows")
 @pytest.mark.parametrize("at_once, begun", [(1, "x"), (2, "xx")])
 def test_ctrl_c_stops_the_whole_run_at_once(checkout, at_once, begun):
     for name in ("07_shares", "08_next", "09_third"):
