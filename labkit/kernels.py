@@ -29,12 +29,13 @@ def by_products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, see
     """softmax(scale Q K^T) V by matrix products, with a backward pass that computes a large softmax again.
 
     Args:
-        query: (batch, heads, seq, width). key, value: (batch, key heads, seq, width); heads is a multiple of theirs.
-        seen: True where a token may look, broadcast to (batch, heads, seq, seq); None is: at itself and before it.
+        query: (batch, heads, n, width). key, value: (batch, key heads, seq, width); heads is a multiple of theirs.
+        seen: True where a token may look, broadcast to (batch, heads, n, seq); None, where n is seq, is: at itself and
+            before it.
         scale: of the scores.
 
     Returns:
-        (batch, heads, seq, width) in the type of the arguments.
+        (batch, heads, n, width) in the type of the arguments.
     """
     return _products().apply(query, key, value, seen, scale)
 
@@ -45,9 +46,10 @@ def _products():
     import torch
 
     def probabilities(query, key, seen, scale):
-        batch, heads, seq, _ = query.shape
+        batch, heads, n, _ = query.shape
+        seq = key.shape[2]
         scores = _grouped(query * scale, key) @ key.transpose(-1, -2)
-        scores = scores.view(batch, heads, seq, seq)
+        scores = scores.view(batch, heads, n, seq)
         if seen is None:
             seen = torch.ones(seq, seq, dtype=torch.bool, device=query.device).tril()
         # not -inf: a row that sees nothing, as padding on the left does, would become 0 / 0
@@ -78,9 +80,9 @@ def _products():
 
 
 def _grouped(tensor: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """(batch, heads, seq, n) as (batch, key heads, heads of one key * seq, n): no key has to be copied."""
-    batch, heads, seq, last = tensor.shape
-    return tensor.reshape(batch, key.shape[1], heads // key.shape[1] * seq, last)
+    """(batch, heads, n, last) as (batch, key heads, heads of one key * n, last): no key has to be copied."""
+    batch, heads, n, last = tensor.shape
+    return tensor.reshape(batch, key.shape[1], heads // key.shape[1] * n, last)
 
 
 def with_detour(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor,
@@ -254,13 +256,15 @@ def _attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    batch, heads, seq, width = query.shape
+    batch, heads, n, width = query.shape
+    seq = key.shape[2]
     plain = not dropout and not any(further.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
     causal = further.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     plain &= causal if attention_mask is None else attention_mask.dtype == torch.bool
-    same = key.shape[2] == seq and value.shape == key.shape and batch * heads * seq**2 <= MOST_SCORES
-    if not (plain and same and _low() and query.requires_grad):
+    fits = n == seq or attention_mask is not None
+    fits &= value.shape == key.shape and batch * heads * n * seq <= MOST_SCORES
+    if not (plain and fits and _low() and query.requires_grad):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       **further)
     with torch.autocast("cpu", enabled=False):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labkit import narrow
 from labkit.data.encode import IGNORED, encode_completion
 from labkit.errors import LabError
 
@@ -132,16 +133,21 @@ def info_nce(
 
 
 def at_places(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (batch, places, vocabulary) and labels (batch, places) where a label of some row counts, nowhere else.
+    """Logits (batch, places, vocabulary) and labels (batch, places) where labels count, and at few others.
+
+    Each row has places of its own where `narrow` fits the model; with others, all have those of any row.
 
     Args:
         batch: input_ids, attention_mask and labels, each (batch, seq); packed rows bring position_ids (batch, seq)
             and a mask (batch, 1, seq, seq).
     """
-    labels = batch["labels"][:, 1:]
-    places = (labels != IGNORED).any(0).nonzero().flatten()  # of the tokens before those that count
-    given = {name: value for name, value in batch.items() if name in SEEN}
-    return model(**given, logits_to_keep=places, use_cache=False).logits, labels[:, places]
+    labels = batch["labels"][:, 1:]  # of the tokens before those that count
+    given, seq = {name: value for name, value in batch.items() if name in SEEN}, batch["labels"].shape[1]
+    if narrow.fits(model):
+        places = narrow.places_of(labels != IGNORED)
+        return narrow.logits_at(model, given, places - seq), labels.gather(1, places)
+    places = (labels != IGNORED).any(0).nonzero().flatten()
+    return model(**given, logits_to_keep=places - seq, use_cache=False).logits, labels[:, places]
 
 
 def counted(model: PreTrainedModel, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -139,7 +139,8 @@ def memory(
         model: a profile, a hub id of `KNOWN`, a folder with a config.json, a config, or a Shape.
         method: "full", "lora", or "qlora": LoRA over a base in NF4 with double quantisation.
         batch: rows a step. length: tokens in a row, the padding included.
-        counted: positions of a row where a label of any row counts, for logits are made only there; None is all.
+        counted: places of a row where labels count, the most of any row: there, and nowhere else, are logits made and
+            does the last block do all its work. None is all.
         rank, targets: of the adapter.
         dtype: of the weights that are not quantised.
         bf16: whether it computes in bfloat16 (autocast); None asks the machine.
@@ -178,10 +179,16 @@ def memory(
     block = tokens * _kept(shape, method, bf16, size, rank, adapted, length)
     block_copies = 0 if method == "qlora" else copies * shape.linear // shape.layers
     residual = tokens * shape.width * size
-    last = tokens * shape.width * 4 * (2 if full else 1)  # of the final norm
+    narrow = not (shape.fused or checkpointing)  # `labkit.narrow`: the last block works where labels count
+    asked = made if narrow else tokens
+    last = asked * shape.width * 4 * (2 if full else 1)  # of the final norm
     last += copies * shape.vocabulary * shape.width + (made * shape.width * (2 if bf16 else 4) if full else 0)
     stored = residual if checkpointing else block + block_copies  # what one block leaves for the backward pass
-    activations = shape.layers * stored + last
+    last_stored = stored
+    if narrow:
+        everywhere = _kept_everywhere(shape, method, bf16, size, rank, adapted)
+        last_stored += (made - tokens) * (block / tokens - everywhere)
+    activations = (shape.layers - 1) * stored + last_stored + last
     logits = LOSS * made * shape.vocabulary
 
     work = tokens * shape.inner * (2 if bf16 else 4) * 2 + (block + block_copies if checkpointing else 0)
@@ -192,8 +199,9 @@ def memory(
     waiting = gradients if accumulation > 1 else 0
     moments_of = [("the loss", waiting, activations, logits, 0),
                   ("the output head's gradient", waiting, activations, logits // 3, head)]
+    moments_of.append(("the backward pass", max(waiting, head), activations - last, 0, work * asked / tokens))
     moments_of += [("the backward pass", max(waiting, head + done * of_block), (shape.layers - done) * stored, 0, work)
-                   for done in range(shape.layers)]
+                   for done in range(1, shape.layers)]
     moments_of.append(("the embedding's gradient", gradients, 0, 0, head))
     at_once = gradients if (device or profiles.device()) == "cuda" else min(gradients, 2 * max(trained) * 4)
     moments_of.append(("the optimizer's step", gradients, 0, 0, at_once))
@@ -295,6 +303,15 @@ def _kept(shape: Shape, method: str, bf16: bool, size: int, rank: int, adapted: 
                          (("q_proj", "k_proj", "v_proj", "qkv_proj"), ("gate_proj", "up_proj", "gate_up_proj")))
         inputs = (first + second) * wide * 4
     return norms + attention + gates + product + inputs + len(adapted) * rank * number + 8
+
+
+def _kept_everywhere(shape: Shape, method: str, bf16: bool, size: int, rank: int, adapted: dict) -> float:
+    """As `_kept`, of what the last block keeps for a token of which no logit is asked: its input, and its k and v."""
+    full, wide, attended, number = method == "full", shape.width, shape.heads * shape.head, 2 if bf16 else 4
+    into = [name for name in (shape.matrices() if full else adapted) if name in ("q_proj", "k_proj", "v_proj")]
+    both = [name for name in into if name != "q_proj"]
+    inputs = len(both) * wide * 2 if bf16 else bool(into) * wide * 4
+    return wide * 4 * (2 if full else 1) + 2 * attended * number + inputs + (0 if full else len(both) * rank * number)
 
 
 @dataclass(frozen=True)

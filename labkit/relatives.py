@@ -1,7 +1,6 @@
 """Short trials of every kind of adapter on one task: parameters, accuracy, seconds and bytes on disk, side by side.
 
-Over `adapters.family`, with a loop of its own: what prompt and prefix tuning put in front of a text moves all places
-in it, so `finetune`, which computes logits at counted places only, does not train them.
+Over `adapters.family`, with a loop of its own: `finetune` trains LoRA and its variants, and no other kind.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from labkit import data, evaluation, models
 from labkit.adapters import family
-from labkit.data.encode import IGNORED, collate, encode, encode_prompt, pad_id
+from labkit.data.encode import collate, encode, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.answering import batches
 from labkit.kernels import joined, quick
+from labkit.losses import masked
+from labkit.narrow import logits_at
 from labkit.profiles import bf16, current
 from labkit.scratch import loop
 from labkit.training import capped
@@ -103,11 +104,8 @@ def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: 
             for group in optimizer.param_groups:
                 group["lr"] = loop.learning_rate_at(step + 1, steps + 1, max(1, steps // 20), learning_rate)
             given = {k: v.to(device) for k, v in collate([rows[i] for i in batch], pad_id(tokenizer)).items()}
-            labels = given.pop("labels")
-            labels = labels[:, int((labels != IGNORED).any(0).nonzero()[0]) - 1 :]  # from the last token of a prompt on
             with models.quiet(), low:
-                logits = model(**given, use_cache=False, logits_to_keep=labels.shape[1]).logits
-            loss = loop.next_token_loss(logits.float(), labels)
+                loss = masked(model, given)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(moving, 1.0)
             optimizer.step()
@@ -134,10 +132,7 @@ def pick(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Se
     device = next(model.parameters()).device
     with torch.inference_mode(), models.quiet(), joined(model):
         for rows, ids, mask in batches(asked, pad_id(tokenizer), batch_size, device, side="right"):
-            ends = mask.sum(-1) - 1
-            begin = int(ends.min())  # logits from there on, counted from the end: virtual tokens stand in front
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False,
-                           logits_to_keep=ids.shape[1] - begin).logits
-            last = logits[torch.arange(len(rows)), ends - begin][:, first]
+            ends = mask.sum(-1, keepdim=True) - 1 - ids.shape[1]
+            last = logits_at(model, {"input_ids": ids, "attention_mask": mask}, ends)[:, 0, first]
             said |= {i: labels[best] for i, best in zip(rows, last.argmax(-1).tolist(), strict=True)}
     return [said[i] for i in range(len(asked))]

@@ -27,6 +27,7 @@ from labkit.errors import LabError
 from labkit.guards import Finding
 from labkit.kernels import quick
 from labkit.monitoring import Meter, in_notebook, live, memory_told, notebook_line, say_of_the_rest
+from labkit.narrow import switched_off
 from labkit.trainer import TOLD, best_of, curve_of, make_trainer
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def finetune(
     resume: bool = False,
     bf16: bool | None = None,
     kernels: bool = True,
+    narrow: bool = True,
     group_by_length: bool = False,
     reuse: bool = False,
     guard: bool = True,
@@ -168,6 +170,7 @@ def finetune(
         bf16: compute in bfloat16; None asks what the machine does well.
         kernels: in a training in bfloat16 on a CPU, compute attention and LoRA layers by `labkit.kernels`; False takes
             PyTorch's and peft's own, which differ by rounding and are slower.
+        narrow: leave out what the loss does not look at, by `labkit.narrow`; False computes all, the same to rounding.
         group_by_length: put rows of about the same length into a batch of 8 or more (`trainer.LengthGroups`): with 16
             tickets 7 % is then padding, in place of 21. Rows are otherwise taken in the Trainer's order.
         guard: run the tripwires. skip: names of tripwires to leave out, such as "loss_mask" where all tokens count.
@@ -244,6 +247,7 @@ def finetune(
         "max_length": max_length or profile.max_length,
         "bf16": profiles.bf16() if bf16 is None else bf16,
         "kernels": kernels,
+        **({} if narrow else {"narrow": False}),
         **({"group_by_length": True} if group_by_length else {}),
         "rows": len(examples),
         "data": _rows_hash(examples),
@@ -294,10 +298,11 @@ def finetune(
                                  arguments, patience, last)
     small = trainer.is_fsdp_enabled or trainer.args.gradient_checkpointing
     fast = quick(tuned, adapter=not small) if settings["kernels"] else nullcontext()
+    whole = nullcontext() if narrow else switched_off()
     torch.manual_seed(seed)
     try:
         with processes.told(partial(last_checkpoint, folder)), _full_disk_told(folder), models.quiet(), \
-                memory_told(), stop, fast:
+                memory_told(), stop, fast, whole:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except guards.Tripped as tripped:
         tripped.curve, tripped.settings, tripped.meter = curve_of(trainer.state.log_history), settings, meter.facts()

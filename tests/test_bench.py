@@ -310,7 +310,7 @@ def test_rows_that_see_their_neighbours_in_a_pack_are_beyond_the_tolerance(lesso
 def test_a_processor_without_bf16_is_not_asked_to_imitate_it(lesson, monkeypatch):
     monkeypatch.setattr(train.profiles, "bf16", lambda: False)
     ways = train.levers(lesson)
-    assert list(ways) == ["no lever", *train.LEVERS, "all levers (3)"]
+    assert list(ways) == ["no lever", *train.LEVERS, "all levers (4)"]
     with pytest.raises(NotHere, match="imitate bfloat16"):
         ways["bf16"]()
     with pytest.raises(NotHere, match="imitate bfloat16"):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
+from labkit import narrow
 from labkit.data.encode import encode_completion, encode_prompt, pad_id
 from labkit.errors import LabError
 from labkit.evaluation.room import roomy_cache
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-CACHE = ("cache", "past_key_values")  # the same thing by its new and its old name (transformers 5)
 
 
 def padded(prompts: Sequence[list[int]], pad: int, side: str = "left") -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,10 +101,10 @@ def score_labels(
     shared = min(len(os.path.commonprefix(asked)), min(map(len, asked)) - 1) if len(asked) > 1 else 0
     model.eval()
     with torch.inference_mode(), quiet(), joined(model):
-        begun = _read(model, asked[0][:shared], device) if shared else None
+        begun = narrow.read(model, torch.tensor([asked[0][:shared]], device=device)) if shared else None
         for rows, ids, mask in batches([a[shared:] for a in asked], pad_id(tokenizer), batch_size, device,
                                         padding_side):
-            said = tree.read(model, ids, mask.bool(), shared, _copies(begun, len(rows)))
+            said = tree.read(model, ids, mask.bool(), shared, narrow.copies(begun, len(rows)))
             scores[rows] = said.cpu()
             if tick:
                 tick(len(rows))
@@ -140,14 +140,13 @@ class _Tree:
         mask[:, width:, shared + width :] = self.sees
         lengths = real.sum(-1, keepdim=True)
         places = torch.cat([positions(real.long()), lengths + self.depth], 1) + shared
+        given = {"input_ids": torch.cat([ids, self.tokens.expand(n, -1)], 1), "position_ids": places,
+                 "attention_mask": _for_attention(mask, model), **cache}
         ends = (real.long() * torch.arange(width, device=ids.device)).argmax(-1)  # where each prompt ends
-        kept, row_of = torch.unique(ends, return_inverse=True)
-        kept = torch.cat([kept, torch.arange(width, width + more, device=ids.device)])
-        logits = model(
-            input_ids=torch.cat([ids, self.tokens.expand(n, -1)], 1), attention_mask=_for_attention(mask, model),
-            position_ids=places, use_cache=bool(cache), logits_to_keep=kept, **cache,
-        ).logits.float().log_softmax(-1)  # (batch, kept, vocabulary)
-        first, later = logits[torch.arange(n), row_of], logits[:, len(kept) - more :]
+        behind = torch.arange(-more, 0, device=ids.device)
+        at = torch.cat([ends[:, None] - width - more, behind.expand(n, -1)], 1)
+        logits = narrow.logits_at(model, given, at).float().log_softmax(-1)  # (batch, 1 + tokens, vocabulary)
+        first, later = logits[:, 0], logits[:, 1:]
         columns, place = [], 0
         for answer in self.answers:
             value = first[:, answer[0]]
@@ -167,36 +166,6 @@ def _for_attention(mask: torch.Tensor, model) -> torch.Tensor:
         return mask
     nothing = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
     return nothing.masked_fill(~mask, torch.finfo(model.dtype).min)
-
-
-def _read(model, ids: list[int], device) -> list:
-    """The keys and values of each layer, after reading `ids`."""
-    import torch
-
-    read = model(input_ids=torch.tensor([ids], device=device), use_cache=True, logits_to_keep=1)
-    return [(layer.keys, layer.values) for layer in read[_cache_name()].layers]
-
-
-@cache
-def _cache_name() -> str:
-    """The name by which this version's models take a cache and give it back."""
-    import inspect
-
-    from transformers import LlamaForCausalLM
-
-    return next(name for name in CACHE if name in inspect.signature(LlamaForCausalLM.forward).parameters)
-
-
-def _copies(begun: list | None, rows: int) -> dict:
-    """A fresh cache for a batch, all rows of which begin alike."""
-    if begun is None:
-        return {}
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    for i, (keys, values) in enumerate(begun):
-        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
-    return {_cache_name(): cache}
 
 
 def classify(model, tokenizer, prompts: Sequence, labels: Sequence[str], batch_size: int = 16) -> list[str]:
@@ -267,7 +236,7 @@ def _written(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, gree
     while rows:
         greedy = copy(greedy)
         if room:
-            own |= {_cache_name(): room, "stopping_criteria": [_half_done(end)]}
+            own |= {narrow.cache_name(): room, "stopping_criteria": [_half_done(end)]}
         said = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy, **own)
         new = said.shape[1] - ids.shape[1]
         over = (said[:, asked:] == end).any(-1) | (not room or new == greedy.max_new_tokens)

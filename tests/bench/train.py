@@ -33,7 +33,7 @@ PART = "train"
 FIGURE = "counted tokens/s"
 STEPS = {"tiny": 6, "small": 4}  # the first one is not timed
 HELD = 24  # rows that the loss at the end is taken of
-LEVERS = ("bf16", "kernels", "logits where labels count", "length groups", "packs")
+LEVERS = ("bf16", "kernels", "logits where labels count", "narrow passes", "length groups", "packs")
 LOW = ("bf16", "kernels")  # those for a processor that computes in bfloat16
 TRL_LONGEST = 1024  # SFTConfig's max_length, which is the length of its packs
 
@@ -265,7 +265,8 @@ def switched(lesson: Lesson, watch: Watch, levers: Collection[str] | None) -> tu
         raise LabError(f"there is no lever {', '.join(unknown)}", where="levers", expected=", ".join(LEVERS))
     settings["kernels"] = "kernels" in levers
     settings["bf16"] = "bf16" in levers or settings["kernels"]  # which are for bf16 alone
-    if "logits where labels count" not in levers:
+    settings["narrow"] = "narrow passes" in levers
+    if not settings["narrow"] and "logits where labels count" not in levers:
         settings["loss"] = all_logits
     settings["group_by_length"] = "length groups" in levers and not packed
     if packed:
