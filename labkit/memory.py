@@ -179,7 +179,7 @@ def memory(
     block = tokens * _kept(shape, method, bf16, size, rank, adapted, length)
     block_copies = 0 if method == "qlora" else copies * shape.linear // shape.layers
     residual = tokens * shape.width * size
-    narrow = not (shape.fused or checkpointing)  # `labkit.narrow`: the last block works where labels count
+    narrow = not shape.fused  # `labkit.narrow`: the last block works where labels count, and is not computed again
     asked = made if narrow else tokens
     last = asked * shape.width * 4 * (2 if full else 1)  # of the final norm
     last += copies * shape.vocabulary * shape.width + (made * shape.width * (2 if bf16 else 4) if full else 0)
@@ -187,19 +187,21 @@ def memory(
     last_stored = stored
     if narrow:
         everywhere = _kept_everywhere(shape, method, bf16, size, rank, adapted)
-        last_stored += (made - tokens) * (block / tokens - everywhere)
+        last_stored = block + block_copies + (made - tokens) * (block / tokens - everywhere)
     activations = (shape.layers - 1) * stored + last_stored + last
     logits = LOSS * made * shape.vocabulary
 
-    work = tokens * shape.inner * (2 if bf16 else 4) * 2 + (block + block_copies if checkpointing else 0)
-    if method == "qlora":  # one matrix at a time is brought back to full precision
-        work += max(o * i for o, i in shape.matrices().values()) * (size + (2 if bf16 and size == 4 else 0))
+    work, again = tokens * shape.inner * (2 if bf16 else 4) * 2, block + block_copies if checkpointing else 0
+    matrix = max(o * i for o, i in shape.matrices().values()) * (size + (2 if bf16 and size == 4 else 0))
+    matrix *= method == "qlora"  # one at a time is brought back to full precision
+    last_work = work * asked / tokens + matrix + (0 if narrow else again)
+    work += matrix + again
     head = shape.vocabulary * shape.width * size if full else 0  # the gradient that the output head leaves first
     of_block = (gradients - head) / shape.layers if full else gradients / shape.layers
     waiting = gradients if accumulation > 1 else 0
     moments_of = [("the loss", waiting, activations, logits, 0),
                   ("the output head's gradient", waiting, activations, logits // 3, head)]
-    moments_of.append(("the backward pass", max(waiting, head), activations - last, 0, work * asked / tokens))
+    moments_of.append(("the backward pass", max(waiting, head), activations - last, 0, last_work))
     moments_of += [("the backward pass", max(waiting, head + done * of_block), (shape.layers - done) * stored, 0, work)
                    for done in range(1, shape.layers)]
     moments_of.append(("the embedding's gradient", gradients, 0, 0, head))

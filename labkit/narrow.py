@@ -78,17 +78,22 @@ def _alike(model: PreTrainedModel, given: dict, places: torch.Tensor) -> int:
     import torch
 
     ids, mask = given["input_ids"], given.get("attention_mask")
-    if ids.device.type != "cpu" or "position_ids" in given or (mask is not None and mask.ndim != 2):
-        return 0  # a GPU waits longer for the further calls; packed rows begin elsewhere
+    if ids.device.type != "cpu" or _shared_out(model):
+        return 0  # a GPU waits longer for further calls, and DDP allows none
+    if "position_ids" in given or (mask is not None and mask.ndim != 2):
+        return 0  # packed
     if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
         return 0  # something stands in front of it
+    layer = _last_layer(model)
+    if layer.gradient_checkpointing and layer.training:
+        return 0  # which lets no layer hand on its keys
     if model.training and any(module.p for module in model.modules() if type(module) is torch.nn.Dropout):
         return 0  # each row drops others
     same = (ids == ids[:1]).all(0)
     if mask is not None:
         same &= (mask != 0).all(0)
     begun = min(int(same.cumprod(0).sum()), ids.shape[1] + int(places[:, 0].min()))
-    products = sum(weight.numel() for weight in _last_layer(model).parameters())  # a token
+    products = sum(weight.numel() for weight in layer.parameters())  # a token
     return begun if begun * (len(ids) - 1) * products >= WORTH else 0
 
 
@@ -129,8 +134,13 @@ def cache_name() -> str:
     return next(name for name in CACHE if name in inspect.signature(LlamaForCausalLM.forward).parameters)
 
 
+def _shared_out(model) -> bool:
+    return type(model).__name__ == "DistributedDataParallel"
+
+
 def _last_layer(model: PreTrainedModel):
-    """The last layer of a model of `KINDS`, on its own or in a PeftModel; None where it is anything else."""
+    """The last layer of a model of `KINDS`, alone or in a PeftModel or under DDP; None where it is anything else."""
+    model = model.module if _shared_out(model) else model
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     home = sys.modules[type(base).__module__]  # transformers', wherever a model of it was made
     kind = home.__name__.rpartition("modeling_")[2]
@@ -138,21 +148,20 @@ def _last_layer(model: PreTrainedModel):
         return None
     layer = base.model.layers[-1]
     plain = type(layer) is getattr(home, f"{KINDS[kind]}DecoderLayer") and "forward" not in vars(layer)
-    if not plain or base.config._attn_implementation not in MASKED:
-        return None
-    # checkpointing calls a layer once more in the backward pass, when it would be its own again
-    return None if layer.gradient_checkpointing and layer.training else layer
+    return layer if plain and base.config._attn_implementation in MASKED else None
 
 
 @contextmanager
 def _only(model: PreTrainedModel, places: torch.Tensor) -> Iterator[None]:
     """While it is entered, the last layer gives these places of each row, (batch, n) from the end, and no others."""
     layer = _last_layer(model)
-    layer.forward = partial(_forward, layer, places)
+    layer.forward, was = partial(_forward, layer, places), layer.gradient_checkpointing
+    layer.gradient_checkpointing = False  # that calls it once more in the backward pass, when it is its own again
     try:
         yield
     finally:
         del layer.forward
+        layer.gradient_checkpointing = was
 
 
 def _forward(layer, places: torch.Tensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None,

@@ -169,7 +169,7 @@ def finetune(
         reuse: take the finished Run that lies in `out`, if base, rows and settings are the same.
         bf16: compute in bfloat16; None asks what the machine does well.
         kernels: in a training in bfloat16 on a CPU, compute attention and LoRA layers by `labkit.kernels`; False takes
-            PyTorch's and peft's own, which differ by rounding and are slower.
+            PyTorch's and peft's own, which differ by rounding (and drop others) and are slower.
         narrow: leave out what the loss does not look at, by `labkit.narrow`; False computes all, the same to rounding.
         group_by_length: put rows of about the same length into a batch of 8 or more (`trainer.LengthGroups`): with 16
             tickets 7 % is then padding, in place of 21. Rows are otherwise taken in the Trainer's order.

@@ -380,11 +380,11 @@ base, tokenizer = models.load()
 rows = encode(data.ticket_task("tone").train.select(range(8)), tokenizer).to_list()
 batch = {name: value.to(base.device) for name, value in collate(rows, pad_id(tokenizer)).items()}
 length = batch["input_ids"].shape[1]
-counted = int((batch["labels"][:, 1:] != -100).any(0).sum())  # positions at which some row has a label that counts
+counted = int((batch["labels"][:, 1:] != -100).sum(-1).max())  # labels of a row, for which logits are made
 options = {"batch": 8, "length": length, "counted": counted, "bf16": False}
 predicted = {method: models.memory(base.config, method, **options) for method in ("full", "lora", "qlora")}
 table(*({"method": method, **found.row()} for method, found in predicted.items()),
-      caption=f"MB (10^6 bytes), 8 rows of {length} tokens, {counted} positions that count")
+      caption=f"MB (10^6 bytes), 8 rows of {length} tokens, {counted} labels a row")
 
 # %% [markdown]
 # Then measure. `peak_bytes` keeps count of every tensor's bytes while two steps run (on a GPU it asks CUDA).

@@ -354,10 +354,10 @@ check("mend_batches", mend_batches)
 # would be slower, and the cell leaves them out and says so. *Fifth mend:* less work between the products. In 16 bits
 # PyTorch's attention for CPUs is slow backwards, and a LoRA layer goes over its answer anew for the scale, for the sum
 # and for each change of type. `labkit.kernels` does both in fewer passes; `finetune` uses it in 16 bits, unless it is
-# told `kernels=False`. *Sixth mend:* leave out what nobody looks at. The loss asks for logits where labels count, at the
-# end of a letter. Of the other tokens the last layer must make keys and values, for the end looks at them; its other
-# work there is for nothing. And a question with which all rows of a batch begin has the same keys and values in each,
-# so it can be read once. `labkit.narrow` does both. **Predict** which of the four brings most.
+# told `kernels=False`. *Sixth mend:* leave out what nobody looks at. The loss asks for logits where labels count, at
+# the end of a letter. Of the other tokens the last layer must make keys and values, for the end looks at them; its
+# other work there is for nothing. And a question with which all rows of a batch begin has the same keys and values in
+# each, so it can be read once. `labkit.narrow` does both. **Predict** which of the four brings most.
 
 # %%
 from labkit import measured, profiles
@@ -378,8 +378,8 @@ table(*times)
 # same order, only sooner. The third puts other rows together, which a training on few rows may notice; where little was
 # padding before it, look for it in the column `padding`, since it may not show in the speed. The fourth, where it ran,
 # rounds what is multiplied, the fifth and the sixth round elsewhere: they learn nearly the same, not exactly. 16 bits
-# alone may change little: see how much of their gain comes with the fifth. And the sixth counts for much where there are
-# few layers, as here, or where the question is long.
+# alone may change little: see how much of their gain comes with the fifth. And the sixth counts for much where there
+# are few layers, as here, or where the question is long.
 #
 # ## Patient 4: the wrong form
 # This function, which makes a training row, is from an old tutorial. **Predict** three things that are wrong with it,

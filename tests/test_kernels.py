@@ -77,10 +77,45 @@ def test_the_detour_is_what_its_formula_says_forwards_and_backwards(bias):
     assert torch.autograd.gradcheck(lambda x, a, b: kernels.with_detour(x, weight, more, a, b, 0.7), (x, a, b))
 
 
-@pytest.mark.parametrize("how", [{"variant": "dora"}, {"dropout": 0.1}], ids=str)
-def test_a_layer_that_is_more_than_plain_lora_is_left_to_peft(how, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_dropout_hides_from_the_detour_what_it_hides_and_the_slope_is_that_of_the_rest(dtype, monkeypatch):
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((2, 30, 5), (2, 5), (4, 2)))
+    weight, given = torch.randn(4, 5, dtype=dtype), torch.randn(2, 30, 4, dtype=dtype)
+    drawn, real = [], kernels.kept_bits
+    monkeypatch.setattr(kernels, "kept_bits", lambda *asked: drawn.append(real(*asked)) or drawn[-1])
+    said = kernels.with_detour(x, weight, None, a, b, 0.7, 0.25)
+    slopes = torch.autograd.grad(said, (x, a, b), given)
+    kept = (drawn[0] != 0).view(x.shape)
+    assert 0 < kept.sum() < kept.numel()
+    exact = x @ weight.T + 0.7 * ((x * kept / 0.75) @ a.T @ b.T)
+    torch.testing.assert_close(said, exact)
+    for mine, theirs in zip(slopes, torch.autograd.grad(exact, (x, a, b), given), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("drop", [0.01, 0.1, 0.5, 0.99])
+def test_as_many_numbers_are_dropped_as_was_said_wherever_they_stand(drop, dtype):
+    torch.manual_seed(0)
+    like = torch.randn(1001, 999, dtype=dtype)
+    kept = kernels.kept_bits(like, drop)
+    assert set(kept.unique().tolist()) == {0, -1} and kept.element_size() == like.element_size()
+    gone, doubt = (kept == 0).double(), 5 * (drop * (1 - drop)) ** 0.5
+    assert abs(float(gone.mean()) - drop) < doubt / 1e3
+    for share in (gone.mean(0), gone.mean(1)):  # no row and no column of its own kind
+        assert float((share - drop).abs().max()) < 1.2 * doubt / 999**0.5
+    pairs = (gone[:, :-1] * gone[:, 1:]).mean()  # the four that one draw gives do not hang together
+    assert abs(float(pairs) - drop**2) < doubt / 1e3
+    torch.manual_seed(0)
+    torch.randn(1001, 999, dtype=dtype)
+    assert torch.equal(kernels.kept_bits(like, drop), kept)
+    assert not torch.equal(kernels.kept_bits(like, drop), kept)
+
+
+def test_a_layer_that_is_more_than_plain_lora_is_left_to_peft(monkeypatch):
     base, tokenizer = models.load("tiny")
-    tuned = adapters.attach_lora(base, rank=4, **how).train()
+    tuned = adapters.attach_lora(base, rank=4, variant="dora").train()
     monkeypatch.setattr(kernels, "with_detour", None)
     with kernels.quick(tuned), torch.autocast("cpu", dtype=torch.bfloat16):
         sparse_loss(tuned, batch_of(tokenizer)).backward()
@@ -98,6 +133,33 @@ def batch_of(tokenizer, packed=False):
     if packed:
         return collate_packed(pack(rows, 512).to_list(), pad_id(tokenizer))
     return collate(rows.select_columns(["input_ids", "labels"]).to_list(), pad_id(tokenizer))
+
+
+def test_with_dropout_the_mean_of_many_slopes_is_that_of_pytorchs_own():
+    base, tokenizer = models.load("tiny")
+    tuned = adapters.attach_lora(base, rank=4, dropout=0.3).train()
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    batch = batch_of(tokenizer)
+
+    def slope(times=24):
+        tuned.zero_grad()
+        for _ in range(times):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                sparse_loss(tuned, batch).backward()
+        return torch.cat([w.grad.flatten() for w in tuned.parameters() if w.requires_grad]) / times
+
+    torch.manual_seed(0)
+    one, other = slope(), slope()
+    with kernels.quick(tuned):
+        mine = slope()
+
+    def alike(a, b):
+        return float(torch.nn.functional.cosine_similarity(a, b, 0))
+
+    assert alike(mine, one) > alike(one, other) - 0.02 > 0.5
+    assert float(mine.norm() / one.norm()) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -203,6 +265,19 @@ def test_a_joined_adapter_answers_as_it_does_beside_the_base_and_is_put_back(var
     assert torch.equal(apart, again), "afterwards it answers by the very same operations"
     assert all(torch.equal(weights[name], p) for name, p in model.state_dict().items())
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_joined_answers_in_a_training_in_16_bits_that_looks_at_answers_in_between(monkeypatch):
+    model = tuned_a_little()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        apart = model(input_ids=IDS).logits
+        with kernels.joined(model):
+            monkeypatch.setattr("peft.tuners.lora.layer.Linear.forward", None)  # none of peft's own is asked
+            together = model(input_ids=IDS).logits
+    monkeypatch.undo()
+    with torch.inference_mode():
+        exact = model(input_ids=IDS).logits
+    assert float((together - exact).abs().mean()) < 1.5 * float((apart - exact).abs().mean())
 
 
 def test_joined_leaves_training_and_rows_of_their_own_adapters_to_peft():
