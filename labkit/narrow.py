@@ -87,14 +87,15 @@ def _alike(model: PreTrainedModel, given: dict, places: torch.Tensor) -> int:
     layer = _last_layer(model)
     if layer.gradient_checkpointing and layer.training:
         return 0  # which lets no layer hand on its keys
-    if model.training and any(module.p for module in model.modules() if type(module) is torch.nn.Dropout):
-        return 0  # each row drops others
     same = (ids == ids[:1]).all(0)
     if mask is not None:
         same &= (mask != 0).all(0)
     begun = min(int(same.cumprod(0).sum()), ids.shape[1] + int(places[:, 0].min()))
     products = sum(weight.numel() for weight in layer.parameters())  # a token
-    return begun if begun * (len(ids) - 1) * products >= WORTH else 0
+    if begun * (len(ids) - 1) * products < WORTH:
+        return 0
+    drops = model.training and any(module.p for module in model.modules() if type(module) is torch.nn.Dropout)
+    return 0 if drops else begun  # each row drops others
 
 
 def read(model: PreTrainedModel, ids: torch.Tensor) -> Beginning:
