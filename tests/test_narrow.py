@@ -59,7 +59,7 @@ class Tokens:
         self.calls = [[] for _ in self.layers]
 
     def __enter__(self):
-        self.hooks = [mlp.register_forward_hook(lambda _, given, __, to=to: to.append(tuple(given[0].shape[:2])))
+        self.hooks = [mlp.register_forward_pre_hook(lambda _, given, to=to: to.append(tuple(given[0].shape[:2])))
                       for mlp, to in zip(self.layers, self.calls, strict=True)]
         return self.calls
 
