@@ -88,3 +88,13 @@ def test_the_table_of_versions_names_what_is_tried_and_what_is_here():
 def test_the_container_for_codespaces_sets_up_by_the_same_command():
     made = json.loads((COURSE / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     assert made["onCreateCommand"].split()[:2] == ["make", "ready"]
+
+
+def test_every_file_that_is_to_begin_first_is_there_and_does(request):
+    there = [f"{path.parent.name}/{path.name}" for folder, files in (
+        ("tests", "test_*.py"), ("notebooks", "*.ipynb"), ("solutions", "*.ipynb"))
+             for path in (COURSE / folder).glob(files)]
+    conftest = next(plugin for plugin in request.config.pluginmanager.get_plugins()
+                    if getattr(plugin, "__file__", None) == str(COURSE / "conftest.py"))
+    found = sorted(conftest.place(file) for file in there if conftest.place(file) < len(conftest.FIRST))
+    assert found == list(range(len(conftest.FIRST)))
