@@ -504,7 +504,7 @@ from labkit.parallel import side_by_side
 from labkit.tables import table
 
 bank, tokenizer = inbox.bank(["entities", "summary"])
-held = {task: inbox.held(task, every=6) for task in bank.names}
+held = {task: inbox.held(task, every=4) for task in bank.names}
 for how in ("cat", "svd", "linear", "ties", "dare_linear"):
     bank.mix(how, {"entities": 1.0, "summary": 1.0}, how)
 

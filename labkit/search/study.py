@@ -293,7 +293,7 @@ def study(
         name: of the study in a database.
         first: settings to try before anything is drawn, such as `[search.defaults(space)]`.
         seed: of what is drawn and of every trial's training.
-        rows: that a trial learns from; None is 5 times the profile's `trial_steps`.
+        rows: that a trial learns from; None is 4 times the profile's `trial_steps`.
         model: profile, folder or hub id; None is the current profile.
         told: called with each trial that ends here.
         fresh: throw away what lies in the file.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LOOKS = 3  # times that a trial is looked at: after a third of its rows, after two thirds, at the end
 FEW, MANY = 24, 96  # validation rows scored at the first looks, and at the last one
-ROWS_A_STEP = 5  # rows of a trial are so many times the profile's `trial_steps`
+ROWS_A_STEP = 4  # rows of a trial are so many times the profile's `trial_steps`
 _tried: dict[tuple, Trial] = {}  # what `quick_trial` has trained already
 
 
@@ -124,7 +124,7 @@ class Bench:
 
     Args:
         task: a ticket task by its name, or a Task with rows of your own.
-        rows: that a trial learns from; None is 5 times the profile's `trial_steps`.
+        rows: that a trial learns from; None is 4 times the profile's `trial_steps`.
         model: profile, folder or hub id; None is the current profile.
     """
 
