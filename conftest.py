@@ -19,7 +19,6 @@ SLOWEST = 30  # files that the summary names
 # Those that take longest, as the summary named them. They begin before all others, so that at the end no worker is left
 # with a long one; whether a file is named here changes nothing but the time.
 FIRST = """
-test_browser_widgets.py test_real_model.py test_browser.py
 test_hub.py test_cluster.py solutions/11 solutions/09 notebooks/11 notebooks/09 solutions/12 solutions/08 solutions/05
 solutions/06 notebooks/12 test_capstone.py test_tiny_base.py solutions/03 test_diagnosis.py test_search.py solutions/02
 test_olive.py test_training.py solutions/07 test_bad_input.py notebooks/02 solutions/01 notebooks/08 solutions/10
