@@ -378,8 +378,9 @@ table(*times)
 # same order, only sooner. The third puts other rows together, which a training on few rows may notice; where little was
 # padding before it, look for it in the column `padding`, since it may not show in the speed. The fourth, where it ran,
 # rounds what is multiplied, the fifth and the sixth round elsewhere: they learn nearly the same, not exactly. 16 bits
-# alone may change little: see how much of their gain comes with the fifth. And the sixth counts for much where there
-# are few layers, as here, or where the question is long.
+# alone may change little: see how much of their gain comes with the fifth. The sixth brings little here: eight short
+# rows share too short a question for a pass of its own to pay, so only the last layer is spared. With sixteen rows, a
+# longer question or a larger model, both count.
 #
 # ## Patient 4: the wrong form
 # This function, which makes a training row, is from an old tutorial. **Predict** three things that are wrong with it,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-
 def padded(prompts: Sequence[list[int]], pad: int, side: str = "left") -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask, both (batch, longest), with the padding on that side.
 
