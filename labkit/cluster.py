@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -115,7 +116,8 @@ def train(job: Callable[..., Any], options: dict[str, Any], processes: int, show
         listener.start()
         failed = None
         try:
-            trainer.fit()
+            with _own_ctrl_c():
+                trainer.fit()
         except TrainingFailedError as error:
             failed = error
         finally:
@@ -123,6 +125,17 @@ def train(job: Callable[..., Any], options: dict[str, Any], processes: int, show
             listener.join()
         if failed:
             raise _ended(failed, sentences, processes) from failed
+
+
+@contextmanager
+def _own_ctrl_c() -> Iterator[None]:
+    """Ray Train leaves its answer to Ctrl-C behind, which asks a training that is over to stop; put back ours."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _listen(said: Any, sentences: dict[int, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def words(rows: Path, out: str, *more: str, **options) -> list[str]:
 
 
 def test_a_training_over_two_nodes_has_the_loss_of_one_process_and_one_voice(rows, alone, capsys):
+    ctrl_c = signal.getsignal(signal.SIGINT)
     assert cli.main(words(rows, "two")) == cli.OK
+    assert signal.getsignal(signal.SIGINT) is ctrl_c  # Ray Train would leave its own
     out, err = capsys.readouterr()
     assert losses(rows.with_name("two")) == pytest.approx(losses(alone), abs=NEAR)
     assert out.count("Talk to it: labkit chat") == 1 and out.count("answers by") == 1
