@@ -1,10 +1,12 @@
-"""Attention and LoRA layers for a CPU: to train in bfloat16, where PyTorch's and peft's own are slow, and to answer.
+"""Attention, norms and LoRA layers for a CPU: to train in bfloat16, where PyTorch's and peft's own are slow, and to
+answer.
 
 On rows as short as tickets, plain matrix products take a third of the time of PyTorch's flash kernel for CPUs; like
 that kernel they keep no large (seq, seq) matrix from forward to backward, but compute it again. And a LoRA layer in one
 function writes its detour into W x without passes of its own for the scale, the sum and each change of type, and draws
-what dropout leaves out four numbers at a time. A model
-that only answers needs no detour: one product with W + scale B A gives the same.
+what dropout leaves out four numbers at a time. Norms and the turning of queries and keys have backward passes of a few
+steps, where autograd goes through them operation by operation. A model that only answers needs no detour: one product
+with W + scale B A gives the same.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "labkit_products"  # under which transformers knows the attention
+ALIKE = ("Llama", "Qwen2", "Mistral")  # whose norms, and whose way to turn queries and keys, are the same line by line
 KEPT_SCORES = 1 << 21  # of a layer, up to which they are kept for the backward pass: 4 MB
 MOST_SUMS = 1 << 30  # bytes of the weights that `joined` makes beside the model's own; above, it leaves them
 MOST_SCORES = 1 << 24  # scores of a batch, all heads together, at 2 bytes each; above, PyTorch's kernel is taken
@@ -160,14 +163,86 @@ def _bits_of(tensor: torch.Tensor) -> torch.dtype:
     return {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
 
 
+def normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """weight x / sqrt(mean(x²) + eps), over the last dimension; the weight is frozen.
+
+    Args:
+        x: (..., width). weight: (width,).
+    """
+    return _norm().apply(x, weight, eps)
+
+
+@cache
+def _norm():
+    """As `_products`."""
+    import torch
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight, eps):
+            size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            size = size.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+            ctx.save_for_backward(x, weight, size)
+            return (x * size).mul_(weight)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, given):
+            x, weight, size = ctx.saved_tensors
+            given = given * weight
+            along = (given * x).sum(-1, keepdim=True).mul_(size**3).div_(-x.shape[-1])
+            return given.mul_(size).addcmul_(x, along), None, None
+
+    return Norm
+
+
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Queries or keys turned by their places (RoPE): x cos + (-second half of x, first half) sin.
+
+    Args:
+        x: (batch, heads, seq, width). cos, sin: broadcast to it.
+    """
+    return _turn().apply(x, cos, sin)
+
+
+@cache
+def _turn():
+    """As `_products`."""
+    import torch
+
+    def crossed(x, cos, into_first, into_second):
+        first, second = x.chunk(2, -1)
+        out = x * cos
+        one, other = out.chunk(2, -1)
+        one.addcmul_(second, into_first)
+        other.addcmul_(first, into_second)
+        return out
+
+    class Turn(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, cos, sin):
+            ctx.save_for_backward(cos, sin)
+            first, second = sin.chunk(2, -1)
+            return crossed(x.to(cos.dtype), cos, -first, second)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, given):
+            cos, sin = ctx.saved_tensors
+            first, second = sin.chunk(2, -1)
+            return crossed(given.to(cos.dtype), cos, second, -first), None, None
+
+    return Turn
+
+
 @contextmanager
 def quick(model: PreTrainedModel, adapter: bool = True) -> Iterator[None]:
     """While it is entered, a model on a CPU trains with these, wherever they give the same and are quicker.
 
     Args:
         model: the base, or a PeftModel.
-        adapter: whether its LoRA layers too. They keep W in bfloat16 for the whole training: not where weights are
-            split over processes, or where checkpointing shall keep little.
+        adapter: whether its LoRA layers and norms too. The former keep W in bfloat16 for the whole training: not where
+            weights are split over processes, or where checkpointing shall keep little.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -178,17 +253,26 @@ def quick(model: PreTrainedModel, adapter: bool = True) -> Iterator[None]:
     was = getattr(model.config, "_attn_implementation", None)
     fits = here and was == "sdpa" and getattr(model, "_supports_attention_backend", False)
     layers = [module for module in model.modules() if _plain(module)] if here and adapter else []
+    norms = [module for name, module in model.named_modules() if _before_products(name, module)] if layers else []
+    home = sys.modules[type(norms[0]).__module__] if norms else None
+    turn = home and home.apply_rotary_pos_emb
     if fits:
         model.set_attn_implementation(NAME)
     for layer in layers:
         layer.forward = partial(_forward, layer, layer.forward, {})
+    for norm in norms:
+        norm.forward = partial(_normed, norm, norm.forward)
+    if home:
+        home.apply_rotary_pos_emb = partial(_turned, turn)
     try:
         yield
     finally:
         if fits:
             model.set_attn_implementation(was)
-        for layer in layers:
-            del layer.forward
+        if home:
+            home.apply_rotary_pos_emb = turn
+        for module in layers + norms:
+            del module.forward
 
 
 @contextmanager
@@ -253,6 +337,32 @@ def _plain(module) -> bool:
     base = module.base_layer
     return (not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
             and type(module.lora_dropout[module.active_adapters[0]]) in (torch.nn.Identity, torch.nn.Dropout))
+
+
+def _before_products(name: str, module) -> bool:
+    """Whether it is a frozen norm in front of a layer's matrices, which take 16 bits: not the last of a model."""
+    kind = type(module).__name__.removesuffix("RMSNorm")
+    return kind in ALIKE and name.endswith("_layernorm") and not module.weight.requires_grad
+
+
+def _normed(norm, otherwise, x: torch.Tensor) -> torch.Tensor:
+    """A norm's call: in one function in a training in bfloat16, otherwise transformers' own."""
+    import torch
+
+    if not (norm.training and _low() and torch.is_grad_enabled() and x.dtype == torch.float32):
+        return otherwise(x)
+    return normed(x, norm.weight, norm.variance_epsilon)
+
+
+def _turned(otherwise, query, key, cos, sin, unsqueeze_dim: int = 1):
+    """transformers' call for the queries and keys of a layer, in the same way."""
+    import torch
+
+    if not (_low() and torch.is_grad_enabled() and query.dtype == key.dtype == torch.bfloat16):
+        return otherwise(query, key, cos, sin, unsqueeze_dim)
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    with torch.autocast("cpu", enabled=False):
+        return tuple(turned(x, cos, sin) if x.numel() else x for x in (query, key))
 
 
 def _low() -> bool:

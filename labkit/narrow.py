@@ -169,8 +169,9 @@ def _forward(layer, places: torch.Tensor, hidden_states: torch.Tensor, attention
              position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None, **further) -> torch.Tensor:
     """The call of a decoder layer of `KINDS`, (batch, seq, width) -> (batch, n, width)."""
     import torch
-    from transformers.models.llama.modeling_llama import ALL_ATTENTION_FUNCTIONS, eager_attention_forward, rotate_half
+    from transformers.models.llama.modeling_llama import ALL_ATTENTION_FUNCTIONS, eager_attention_forward
 
+    home = sys.modules[type(layer).__module__]
     attention, (rows, n), seq = layer.self_attn, places.shape, hidden_states.shape[1]
     places = (places + seq).clamp(min=0)
 
@@ -178,7 +179,7 @@ def _forward(layer, places: torch.Tensor, hidden_states: torch.Tensor, attention
         return projected.view(rows, -1, projected.shape[-1] // attention.head_dim, attention.head_dim).transpose(1, 2)
 
     def turned(tensor, cos, sin):
-        return tensor * cos[:, None] + rotate_half(tensor) * sin[:, None]
+        return home.apply_rotary_pos_emb(tensor, tensor[:, :0], cos, sin)[0]  # queries and keys have other places here
 
     normed, (cos, sin) = layer.input_layernorm(hidden_states), position_embeddings
     query = turned(heads(attention.q_proj(_at(normed, places))), _at(cos, places), _at(sin, places))

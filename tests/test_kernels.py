@@ -1,7 +1,8 @@
-"""Attention and LoRA layers of our own: the same answers and gradients, no more memory, put back afterwards."""
+"""Attention, norms and LoRA layers of our own: the same answers and gradients, no more memory, put back afterwards."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from labkit import adapters, data, finetune, kernels, models
+from labkit.adapters import architectures
 from labkit.data.encode import collate, collate_packed, encode, pack, pad_id
 from labkit.trainer import sparse_loss
 
@@ -75,6 +77,53 @@ def test_the_detour_is_what_its_formula_says_forwards_and_backwards(bias):
     exact = x @ weight.T + 0.7 * (x @ a.T @ b.T) + (more if bias else 0)
     torch.testing.assert_close(kernels.with_detour(x, weight, more, a, b, 0.7), exact, rtol=0, atol=1e-12)
     assert torch.autograd.gradcheck(lambda x, a, b: kernels.with_detour(x, weight, more, a, b, 0.7), (x, a, b))
+
+
+@pytest.mark.parametrize("size", [1e-4, 1, 1e3])
+def test_a_norm_is_transformers_own_forwards_and_backwards(size):
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    torch.manual_seed(0)
+    norm, x = LlamaRMSNorm(24, eps=1e-6), size * torch.randn(3, 7, 24)
+    torch.nn.init.normal_(norm.weight.requires_grad_(False), mean=1, std=0.3)
+    mine, theirs, given = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn(3, 7, 24)
+    ours, exact = kernels.normed(mine, norm.weight, norm.variance_epsilon), norm(theirs)
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=0)
+    ours.backward(given)
+    exact.backward(given)
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6 / size)
+
+
+def test_queries_are_turned_as_transformers_turns_them_forwards_and_backwards():
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    torch.manual_seed(0)
+    x, given = torch.randn(2, 3, 9, 8).bfloat16(), torch.randn(2, 3, 9, 8)
+    cos, sin = torch.randn(2, 1, 9, 8), torch.randn(2, 1, 9, 8)  # halves that differ, too
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ours = kernels.turned(mine, cos, sin)
+    exact = apply_rotary_pos_emb(theirs, theirs, cos[:, 0], sin[:, 0])[0]
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+    ours.backward(given)
+    exact.backward(given)
+    torch.testing.assert_close(mine.grad.float(), theirs.grad.float(), rtol=2**-7, atol=0.02)  # transformers' in steps
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen", "Mistral", "Phi", "Gemma"])
+def test_norms_and_turns_are_put_back_whatever_happens_and_others_left_alone(name):
+    model = adapters.attach_lora(architectures.small(name), rank=2).train()
+    home = sys.modules[type(model.get_base_model()).__module__]
+    turn, ids = home.apply_rotary_pos_emb, torch.randint(2, 90, (2, 12))
+    with pytest.raises(ZeroDivisionError), kernels.quick(model):
+        norms = [module for module in model.modules() if "Norm" in type(module).__name__ and "forward" in vars(module)]
+        assert len(norms) == (4 if name in ("Llama", "Qwen", "Mistral") else 0)  # of two layers, and not the last
+        assert (home.apply_rotary_pos_emb is turn) == (not norms)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            within = float(model(input_ids=ids, labels=ids).loss.detach())
+        raise ZeroDivisionError
+    assert home.apply_rotary_pos_emb is turn
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert within == pytest.approx(float(model(input_ids=ids, labels=ids).loss.detach()), abs=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -296,10 +345,11 @@ def test_joined_leaves_training_and_rows_of_their_own_adapters_to_peft():
 def test_joined_keeps_the_layers_of_a_training_that_looks_at_answers_in_between():
     model = tuned_a_little()
     with kernels.quick(model):
-        mine = [vars(module)["forward"] for module in model.modules() if "forward" in vars(module)]
+        layers = [module for module in model.modules() if hasattr(module, "base_layer")]
+        mine = [vars(layer)["forward"] for layer in layers]
         with kernels.joined(model):
-            assert not any(vars(module).get("forward") in mine for module in model.modules())
-        assert [vars(module)["forward"] for module in model.modules() if "forward" in vars(module)] == mine
+            assert not any(vars(layer)["forward"] in mine for layer in layers)
+        assert [vars(layer)["forward"] for layer in layers] == mine
     assert mine
 
 
