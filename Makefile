@@ -24,7 +24,7 @@ lab: ready ## open the course in JupyterLab
 test: ready ## everything that CI runs: style, tests, all notebooks
 	$(PY) -m ruff check .
 	$(PY) -m pytest -m "real or browser" -n 2 --dist loadfile --durations 3 tests
-	$(PY) -m pytest -m "not real and not browser" -n 3 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --durations 10 $(wildcard notebooks solutions tests)
+	$(PY) -m pytest -m "not real and not browser" -n 2 --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout 600 --durations 10 $(wildcard notebooks solutions tests)
 
 course: ready ## build the notebooks from solutions/*.py; LABS="03 05" builds these only
 	@$(PY) -m labkit.cli course --build $(LABS)

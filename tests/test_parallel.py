@@ -27,6 +27,22 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(profiles, "compute_threads", lambda: 2)
 
 
+@pytest.fixture
+def nobody_left():
+    """Afterwards there are no processes but those that were there before, of other tests, say."""
+    before = psutil.Process().children()
+    yield
+    assert not set(psutil.Process().children()) - set(before)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def wait_for(path: Path) -> None:
     until = time.monotonic() + 60
     while not path.exists() and time.monotonic() < until:
@@ -95,7 +111,7 @@ def test_what_an_item_changes_is_gone_afterwards():
 
 
 @pytest.mark.parametrize("error", [LabError("no rows", where="file.csv", todo="Give some"), ValueError("no rows")])
-def test_an_error_comes_through_and_ends_the_others(tmp_path, error):
+def test_an_error_comes_through_and_ends_the_others(tmp_path, nobody_left, error):
     def fail(n: int) -> None:
         if n == 0:
             wait_for(tmp_path / "running")
@@ -108,7 +124,6 @@ def test_an_error_comes_through_and_ends_the_others(tmp_path, error):
         side_by_side(fail, (0, 1))
     assert str(found.value) == str(error)
     assert time.monotonic() - started < 30
-    assert not psutil.Process().children()
     if isinstance(error, ValueError):
         assert "in fail" in str(found.value.__cause__), "where it happened is told"
 
@@ -147,7 +162,7 @@ def test_a_value_that_cannot_come_back_is_told():
 
 
 @signals  # so not on Windows
-def test_ctrl_c_ends_them_all(tmp_path):
+def test_ctrl_c_ends_them_all(tmp_path, nobody_left, ctrl_c):
     def work(n: int) -> None:
         (tmp_path / str(n)).touch()
         wait_for(tmp_path / str(1 - n))
@@ -157,7 +172,6 @@ def test_ctrl_c_ends_them_all(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         side_by_side(work, (0, 1))
-    assert not psutil.Process().children()
 
 
 def test_a_fork_makes_no_forks():
