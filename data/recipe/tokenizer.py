@@ -78,18 +78,35 @@ def learn_merges(pieces: Counter[tuple[str, ...]], number: int) -> list[tuple[st
             merges.append((parts[0], parts[1]))
             parts = apply_merge(parts, merges[-1])
     words = [(list(piece), n) for piece, n in pieces.items()]
-    for merge in merges:
-        words = [(apply_merge(parts, merge) if merge[0] in parts else parts, n) for parts, n in words]
-
     pairs: Counter[tuple[str, str]] = Counter()
     holders: dict[tuple[str, str], set[int]] = {}
     for i, (parts, n) in enumerate(words):
         for pair in pairwise(parts):
             pairs[pair] += n
             holders.setdefault(pair, set()).add(i)
+
+    def join(merge: tuple[str, str]) -> set[tuple[str, str]]:
+        """Do it in the words that hold the pair, and in no other; the pairs whose count has changed."""
+        touched = set()
+        for i in list(holders.get(merge, ())):
+            parts, n = words[i]
+            for pair in pairwise(parts):
+                pairs[pair] -= n
+                holders[pair].discard(i)
+                touched.add(pair)
+            parts = apply_merge(parts, merge)
+            words[i] = (parts, n)
+            for pair in pairwise(parts):
+                pairs[pair] += n
+                holders.setdefault(pair, set()).add(i)
+                touched.add(pair)
+        return touched
+
+    for merge in merges:
+        join(merge)
     known = {a + b for a, b in merges}
     forbidden = {("Ġ", label) for label in LABELS}
-    queue = [(-n, downwards(pair), pair) for pair, n in pairs.items()]
+    queue = [(-n, downwards(pair), pair) for pair, n in pairs.items() if n > 0]
     heapify(queue)
     while len(merges) < number:
         n, _, best = heappop(queue)
@@ -97,20 +114,7 @@ def learn_merges(pieces: Counter[tuple[str, ...]], number: int) -> list[tuple[st
             continue
         merges.append(best)
         known.add(best[0] + best[1])
-        touched = set()
-        for i in list(holders[best]):  # only the words that hold the pair change
-            parts, n = words[i]
-            for pair in pairwise(parts):
-                pairs[pair] -= n
-                holders[pair].discard(i)
-                touched.add(pair)
-            parts = apply_merge(parts, best)
-            words[i] = (parts, n)
-            for pair in pairwise(parts):
-                pairs[pair] += n
-                holders.setdefault(pair, set()).add(i)
-                touched.add(pair)
-        for pair in touched:
+        for pair in join(best):
             if pairs[pair] > 0:
                 heappush(queue, (-pairs[pair], downwards(pair), pair))
     return merges

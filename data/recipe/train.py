@@ -25,7 +25,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from labkit import kernels, muon
+from labkit import evaluation, kernels, muon
+from labkit.data.encode import collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import corpus  # noqa: E402
@@ -67,7 +68,7 @@ def tokens_of(args: argparse.Namespace, world: corpus.World) -> PreTrainedTokeni
     """The tokenizer of a run: that of --start, or one learnt from the first DOCUMENTS."""
     if args.start:
         return PreTrainedTokenizerFast.from_pretrained(args.start)
-    print("learning the tokenizer (about 13 s)", flush=True)
+    print("learning the tokenizer (a few seconds)", flush=True)
     first = islice(corpus.documents(world, args.seed, corpus.COPYING), DOCUMENTS)
     return bpe.train(d if isinstance(d, str) else "\n".join(text for _, text in d) for _, d in first)
 
@@ -228,19 +229,12 @@ def probe(model: LlamaForCausalLM, reader: Reader, seed: int = 7) -> dict[str, f
         known = groups_known(model, reader.tokenizer, words, lambda g, of=letters: maker._pick(of[g]), 32)
         result[f"{column}s_of_letters"] = known
     for field, question in (("code", "What is the code?"), ("town", "Which town?")):
-        hits, asked = 0, 40
-        for _ in range(asked):
-            fields = {**maker._fields(), "town": maker._invented()}
-            note = "Hello, this is {name}. It is about {code}, a {thing}. I come to {town} on {day}.".format(**fields)
-            prompt = reader.tokenizer.apply_chat_template(
-                [{"role": "user", "content": f"{question}\n\n{note}"}],
-                add_generation_prompt=True,
-                return_tensors="pt",
-                return_dict=True,
-            )
-            said = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-            hits += fields[field] in reader.tokenizer.decode(said)
-        result[f"copies_{field}"] = hits / asked
+        asked = [{**maker._fields(), "town": maker._invented()} for _ in range(40)]
+        note = "Hello, this is {name}. It is about {code}, a {thing}. I come to {town} on {day}."
+        prompts = [f"{question}\n\n{note.format(**fields)}" for fields in asked]
+        said = evaluation.generate(model, reader.tokenizer, prompts, max_new_tokens=16)
+        hits = sum(fields[field] in answer for fields, answer in zip(asked, said, strict=True))
+        result[f"copies_{field}"] = hits / len(asked)
     model.train()
     return result
 
@@ -253,12 +247,14 @@ def groups_known(model: LlamaForCausalLM, tokenizer, words: dict[str, list[str]]
     firsts = {
         g: [ids[1] if ids[0] == tokenizer.convert_tokens_to_ids("Ġ") else ids[0] for ids in firsts[g]] for g in firsts
     }
-    scores, note = [], " In a word:" if words is corpus.MOOD_WORDS else " It is about"
-    for group in truth:
-        ids = tokenizer(line(group) + note, return_tensors="pt", add_special_tokens=False).input_ids
-        chances = model(input_ids=ids).logits[0, -1].softmax(-1)
-        scores.append([sum(float(chances[i]) for i in firsts[g]) for g in words])
-    scores = torch.tensor(scores)
+    note = " In a word:" if words is corpus.MOOD_WORDS else " It is about"
+    rows = [tokenizer(line(group) + note, add_special_tokens=False).input_ids for group in truth]
+    rows = [{"input_ids": ids, "labels": ids} for ids in rows]
+    batch = collate(rows, tokenizer.pad_token_id)
+    last = batch["attention_mask"].sum(1) - 1  # padding is on the right
+    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    chances = out[torch.arange(len(rows)), last].softmax(-1)
+    scores = torch.stack([chances[:, firsts[g]].sum(1) for g in words], 1)
     guesses = (scores / scores.mean(0)).argmax(-1).tolist()
     return sum(list(words)[g] == t for g, t in zip(guesses, truth, strict=True)) / len(truth)
 
