@@ -52,20 +52,20 @@ def loss_mask(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> Finding:
     """Refuses rows in which no token counts in the loss, all do, or only the end of turn does."""
     shares, end = token_shares(rows), end_of_turn(tokenizer)
     for i, (row, share) in enumerate(zip(rows, shares, strict=True)):
-        counted = [label for label in row["labels"] if label != IGNORED]
-        if not counted:
+        labels = row["labels"]
+        if not share:
             raise Tripped(
                 "loss_mask",
-                f"row {i}: none of its {len(row['labels'])} tokens counts in the loss, so it teaches nothing",
+                f"row {i}: none of its {len(labels)} tokens counts in the loss, so it teaches nothing",
                 todo="Leave the completion's labels unmasked",
             )
         if share == 1:
             raise Tripped(
                 "loss_mask",
-                f"row {i}: all of its {len(counted)} tokens count in the loss, the prompt too",
+                f"row {i}: all of its {len(labels)} tokens count in the loss, the prompt too",
                 todo="Set the labels over the prompt to -100; `labkit.data.encode` does",
             )
-        if set(counted) <= {end}:
+        if labels.count(IGNORED) + labels.count(end) == len(labels):
             raise Tripped(
                 "loss_mask",
                 f"row {i}: only the end of turn counts in the loss",
