@@ -1,5 +1,4 @@
-"""Attention, norms and LoRA layers for a CPU: to train in bfloat16, where PyTorch's and peft's own are slow, and to
-answer.
+"""Attention, norms and LoRA layers for a CPU, where the libraries' own are slow: to train in bfloat16, and to answer.
 
 On rows as short as tickets, plain matrix products take a third of the time of PyTorch's flash kernel for CPUs; like
 that kernel they keep no large (seq, seq) matrix from forward to backward, but compute it again. And a LoRA layer in one

@@ -462,7 +462,7 @@ def after_saving(run: Run, tuned: PreTrainedModel, rows: Dataset, tokenizer,
     def score(size: int):
         import torch
 
-        if size == len(few):
+        if size == len(few):  # the whole batch was read above
             return _row_losses(before, batch["labels"])
         parts = [collate(few[i : i + size], pad_id(tokenizer)) for i in range(0, len(few), size)]
         return torch.cat([_row_losses(guards.logits_of(tuned, part), part["labels"]) for part in parts])

@@ -249,8 +249,7 @@ def groups_known(model: LlamaForCausalLM, tokenizer, words: dict[str, list[str]]
     }
     note = " In a word:" if words is corpus.MOOD_WORDS else " It is about"
     rows = [tokenizer(line(group) + note, add_special_tokens=False).input_ids for group in truth]
-    rows = [{"input_ids": ids, "labels": ids} for ids in rows]
-    batch = collate(rows, tokenizer.pad_token_id)
+    batch = collate([{"input_ids": ids, "labels": ids} for ids in rows], tokenizer.pad_token_id)
     last = batch["attention_mask"].sum(1) - 1  # padding is on the right
     out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     chances = out[torch.arange(len(rows)), last].softmax(-1)
